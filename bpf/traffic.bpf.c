@@ -1,0 +1,430 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Bytes sent and received per process and peer, TCP and UDP, IPv4 and IPv6.
+ *
+ * Hooks, best first (kernob/probes/traffic.py tries them in this order):
+ *   send    sock_send_length (tp_btf, raw tracepoint; Linux 6.3), inet_sendmsg + inet6_sendmsg
+ *           (fexit 5.5, kretprobe), and inet_sendpage where the kernel still has it
+ *   recv    sock_recv_length (6.3), inet_recvmsg + inet6_recvmsg (fexit, kretprobe)
+ *   splice  tcp_splice_read (fexit, kretprobe); without either, tcp_rcv_space_adjust (raw
+ *           tracepoint 4.16) counts all received TCP by the advance of copied_seq instead
+ *   state   inet_sock_set_state (raw tracepoint 4.16): who opened the connection
+ *   destroy tcp_destroy_sock (raw tracepoint 4.16): a closed socket's bytes move to its flow
+ *
+ * All byte hooks run in the caller's context. A TCP socket's bytes are kept with the socket, for the
+ * first process that used it (its owner): one lookup and one addition an event. Other processes that
+ * share it add straight to their flow, as UDP does. Cost: see benchmarks/README.md.
+ *
+ * Blind spots: TCP_ZEROCOPY_RECEIVE unless counted by copied_seq; under copied_seq, the first splice
+ * out of a socket that was open before the agent, and kTLS records with their framing; a socket used
+ * both before and after an exec by one process stays with the image before; the peer of unconnected
+ * UDP; traffic of the kernel itself (NFS, Ceph) has no process.
+ */
+
+/*
+ * socks: live TCP sockets by address of struct sock. Inserted when a connection is opened,
+ * established or first used, deleted when the socket is destroyed, read by user space. When full,
+ * bytes go straight to flows (slower, still exact).
+ */
+BPF_TABLE("hash", u64, struct sock_val, socks, 1024);
+
+/*
+ * listeners: (network namespace << 16 | port) -> number of listening sockets. Seeded from /proc,
+ * then kept by set_state; tells the role of sockets that were open before the agent.
+ */
+BPF_TABLE("hash", u64, u64, listeners, 4096);
+
+#define TCP_ESTABLISHED 1
+#define TCP_SYN_SENT 2
+#define TCP_SYN_RECV 3
+#define TCP_LISTEN 10
+
+/* Not the application's data: MSG_PEEK leaves it in the queue, MSG_ERRQUEUE returns our own. */
+#define RECV_NOT_COUNTED (0x2 | 0x2000)
+
+static __always_inline u32 read_netns(u64 sk, const int direct)
+{
+    return READ(u32, READ(u64, sk, OFF_SOCK_NET), OFF_NET_INUM);
+}
+
+static __always_inline u64 listener_key(u64 sk, u32 netns, const int direct)
+{
+    return (u64)netns << 16 | READ(u16, sk, OFF_SOCK_NUM);
+}
+
+/* 16-byte address at `field` (v6) or `field4` (v4) of the socket; v4-mapped becomes v4. */
+static __always_inline u8 read_address(u64 sk, u32 *address, int field4, int field6, const int direct)
+{
+    u16 family = READ(u16, sk, OFF_SOCK_FAMILY);
+
+    address[0] = address[1] = address[2] = address[3] = 0;
+    if (family == AF_INET6) {
+        u32 word2 = READ(u32, sk, field6 + 8);
+        u32 word3 = READ(u32, sk, field6 + 12);
+        u32 word0 = READ(u32, sk, field6);
+        u32 word1 = READ(u32, sk, field6 + 4);
+
+        if (!word0 && !word1 && word2 == __builtin_bswap32(0xffff)) {
+            address[0] = word3;
+            return AF_INET;
+        }
+        address[0] = word0;
+        address[1] = word1;
+        address[2] = word2;
+        address[3] = word3;
+        return AF_INET6;
+    }
+    address[0] = READ(u32, sk, field4);
+    return AF_INET;
+}
+
+/* Fills everything of a key but the process. */
+static __always_inline void read_peer(u64 sk, struct flow_key *key, u8 role, u8 proto, const int direct)
+{
+    u32 peer[4], local[4];
+    u16 port = __builtin_bswap16(READ(u16, sk, OFF_SOCK_DPORT));
+
+    __builtin_memset(key, 0, sizeof(*key));
+    key->proto = proto;
+    key->netns = read_netns(sk, direct);
+    if (proto == IPPROTO_UDP && !port) { /* unconnected: the peer is in the message, not here */
+        key->family = READ(u16, sk, OFF_SOCK_FAMILY);
+        return;
+    }
+    key->role = role;
+    key->family = read_address(sk, peer, OFF_SOCK_DADDR, OFF_SOCK_V6_DADDR, direct);
+    __builtin_memcpy(key->peer, peer, 16);
+    key->port = port;
+    if (role == ROLE_SERVER) {
+        key->port = READ(u16, sk, OFF_SOCK_NUM);
+        read_address(sk, local, OFF_SOCK_RCV_SADDR, OFF_SOCK_V6_RCV_SADDR, direct);
+        __builtin_memcpy(key->local, local, 16);
+    }
+}
+
+static __always_inline void own(struct flow_key *key, const int direct)
+{
+    struct proc_key process;
+
+    identify(current_task(direct), &process, direct);
+    remember_process(&process, key->netns);
+    key->start = process.start;
+    key->exec = process.exec;
+    key->tgid = process.tgid;
+}
+
+static __always_inline u8 guess_role(u64 sk, u32 netns, const int direct)
+{
+    u64 key = listener_key(sk, netns, direct);
+    u64 *count = listeners.lookup(&key);
+
+    return count && *count ? ROLE_SERVER : ROLE_CLIENT;
+}
+
+static __always_inline void count_owned(struct sock_val *value, u64 tx, u64 rx)
+{
+    if (tx)
+        __sync_fetch_and_add(&value->tx, tx);
+    if (rx)
+        __sync_fetch_and_add(&value->rx, rx);
+}
+
+/*
+ * All but the common case, which is a socket used by its owner. `value`: the socket's state, or NULL.
+ *
+ * A socket that was accepted has no owner until a process uses it. The first to raise `claims` to 1
+ * takes it; callers that arrive together both read more than 1, and then nobody ever owns it: all
+ * add to their own flows. So no byte is charged to another process, without a compare-and-swap,
+ * which programs before Linux 5.12 lack.
+ *
+ * A TCP socket without state was open before the agent, or the map was full. UDP and MPTCP never
+ * have any, since no hook tells when such a socket goes away.
+ */
+static __always_inline void count_slowly(u64 sk, struct sock_val *value, u16 proto, u64 tx, u64 rx,
+                                         const int direct)
+{
+    struct sock_val fresh = {.claims = 1, .tx = tx, .rx = rx};
+    int claimed = 0;
+
+    if (value) {
+        fresh.key = value->key;
+        if (!fresh.key.tgid) {
+            __sync_fetch_and_add(&value->claims, 1);
+            claimed = *(volatile u32 *)&value->claims == 1;
+        }
+    } else {
+        u8 role = ROLE_CLIENT;
+        if (proto != IPPROTO_UDP)
+            role = guess_role(sk, read_netns(sk, direct), direct);
+        read_peer(sk, &fresh.key, role, proto == IPPROTO_UDP ? IPPROTO_UDP : IPPROTO_TCP, direct);
+    }
+    own(&fresh.key, direct);
+    if (claimed) {
+        value->key.start = fresh.key.start;
+        value->key.exec = fresh.key.exec;
+        *(volatile u32 *)&value->key.tgid = fresh.key.tgid; /* last: it says the rest is there */
+        count_owned(value, tx, rx);
+        return;
+    }
+    if (!value && proto == IPPROTO_TCP) {
+        fresh.copied = read_copied_seq(sk, direct);
+        if (!socks.insert(&sk, &fresh))
+            return;
+        if (!socks.lookup(&sk)) /* full; otherwise another thread was first */
+            lose(LOSS_SOCKS_FULL, 1);
+    }
+    add_to_flow(&fresh.key, tx, rx);
+}
+
+static __always_inline void count(u64 sk, struct sock_val *value, u16 proto, u64 tx, u64 rx,
+                                  const int direct)
+{
+    if (value && value->key.tgid == bpf_get_current_pid_tgid() >> 32)
+        count_owned(value, tx, rx);
+    else
+        count_slowly(sk, value, proto, tx, rx, direct);
+}
+
+/* `by_seq`: received TCP is counted by on_space_adjust, not here. */
+static __always_inline int on_bytes(u64 sk, u64 tx, u64 rx, const int by_seq, const int direct)
+{
+    u16 family = READ(u16, sk, OFF_SOCK_FAMILY);
+
+    if (family != AF_INET && family != AF_INET6)
+        return 0;
+    u16 proto = READ(u16, sk, OFF_SOCK_PROTOCOL);
+    struct sock_val *value = NULL;
+    if (proto == IPPROTO_TCP) {
+        value = socks.lookup(&sk);
+        if (value && by_seq)
+            return 0;
+    } else if (proto != IPPROTO_UDP && proto != IPPROTO_MPTCP) {
+        return 0;
+    }
+    count(sk, value, proto, tx, rx, direct);
+    return 0;
+}
+
+static __always_inline int on_send(u64 sk, long sent, const int direct)
+{
+    return sent > 0 ? on_bytes(sk, sent, 0, 0, direct) : 0;
+}
+
+static __always_inline int on_recv(u64 sk, long received, u32 flags, const int by_seq, const int direct)
+{
+    return received > 0 && !(flags & RECV_NOT_COUNTED) ? on_bytes(sk, 0, received, by_seq, direct) : 0;
+}
+
+/* Under the socket's lock, in the context of whoever took data out of the receive queue. */
+static __always_inline int on_space_adjust(u64 sk, const int direct)
+{
+    struct sock_val *value = socks.lookup(&sk);
+
+    if (!value)
+        return 0;
+    u32 copied = read_copied_seq(sk, direct);
+    s32 advance = copied - value->copied;
+    if (advance <= 0)
+        return 0;
+    value->copied = copied;
+    count(sk, value, IPPROTO_TCP, 0, advance, direct);
+    return 0;
+}
+
+static __always_inline int on_destroy(u64 sk)
+{
+    struct sock_val *value = socks.lookup(&sk);
+
+    if (!value)
+        return 0;
+    if (value->tx || value->rx) {
+        struct flow_key key = value->key;
+        add_to_flow(&key, value->tx, value->rx);
+    }
+    socks.delete(&sk);
+    return 0;
+}
+
+static __always_inline void on_opened(u64 sk, u8 role, const int direct)
+{
+    struct sock_val fresh = {};
+
+    read_peer(sk, &fresh.key, role, IPPROTO_TCP, direct);
+    if (role == ROLE_CLIENT) { /* in the context of connect(); accepted sockets wait for their first use */
+        own(&fresh.key, direct);
+        fresh.claims = 1;
+    } else {
+        fresh.copied = read_copied_seq(sk, direct);
+    }
+    if (socks.insert(&sk, &fresh) && role == ROLE_CLIENT) {
+        on_destroy(sk); /* a socket connected anew after a failure or a disconnect */
+        socks.insert(&sk, &fresh);
+    }
+}
+
+static __always_inline void on_listen(u64 sk, u64 change, const int direct)
+{
+    u64 none = 0, key = listener_key(sk, read_netns(sk, direct), direct);
+    u64 *count = listeners.lookup_or_try_init(&key, &none);
+
+    if (count && (change == 1 || *count))
+        __sync_fetch_and_add(count, change);
+}
+
+static __always_inline int on_set_state(u64 sk, int before, int after, const int by_seq, const int direct)
+{
+    if (after != TCP_SYN_SENT && after != TCP_LISTEN && before != TCP_LISTEN && after != TCP_ESTABLISHED)
+        return 0;
+    if (READ(u16, sk, OFF_SOCK_PROTOCOL) != IPPROTO_TCP)
+        return 0;
+    if (after == TCP_SYN_SENT) {
+        on_opened(sk, ROLE_CLIENT, direct);
+    } else if (after == TCP_LISTEN) {
+        on_listen(sk, 1, direct);
+    } else if (before == TCP_LISTEN) {
+        on_listen(sk, -1, direct);
+    } else if (before == TCP_SYN_RECV) {
+        on_opened(sk, ROLE_SERVER, direct);
+    } else if (by_seq && before == TCP_SYN_SENT) {
+        struct sock_val *value = socks.lookup(&sk);
+
+        if (value) /* the peer's first sequence number is known from now on */
+            value->copied = read_copied_seq(sk, direct);
+    }
+    return 0;
+}
+
+/* Tracepoints: typed (tp_btf) and untyped (raw_tp). ctx holds the tracepoint's arguments. */
+
+#define TRACEPOINTS(prefix, direct)                                                                \
+    int prefix##__send(u64 *ctx)                                                                   \
+    {                                                                                              \
+        return on_send(ctx[0], (int)ctx[1], direct);                                               \
+    }                                                                                              \
+    int prefix##__recv(u64 *ctx)                                                                   \
+    {                                                                                              \
+        return on_recv(ctx[0], (int)ctx[1], ctx[2], 0, direct);                                    \
+    }                                                                                              \
+    int prefix##__recv_by_seq(u64 *ctx)                                                            \
+    {                                                                                              \
+        return on_recv(ctx[0], (int)ctx[1], ctx[2], 1, direct);                                    \
+    }                                                                                              \
+    int prefix##__set_state(u64 *ctx)                                                              \
+    {                                                                                              \
+        return on_set_state(ctx[0], ctx[1], ctx[2], 0, direct);                                    \
+    }                                                                                              \
+    int prefix##__set_state_by_seq(u64 *ctx)                                                       \
+    {                                                                                              \
+        return on_set_state(ctx[0], ctx[1], ctx[2], 1, direct);                                    \
+    }                                                                                              \
+    int prefix##__space_adjust(u64 *ctx)                                                           \
+    {                                                                                              \
+        return on_space_adjust(ctx[0], direct);                                                         \
+    }                                                                                              \
+    int prefix##__destroy(u64 *ctx)                                                                \
+    {                                                                                              \
+        return on_destroy(ctx[0]);                                                                 \
+    }
+
+TRACEPOINTS(tp_btf, 1)
+TRACEPOINTS(raw_tp, 0)
+
+/* Functions, at their return (fexit): ctx holds the arguments, then the result. */
+
+static __always_inline u64 sock_of(u64 socket, const int direct)
+{
+    return READ(u64, socket, OFF_SOCKET_SK);
+}
+
+int fexit__sendmsg(u64 *ctx)
+{
+    return on_send(sock_of(ctx[0], 1), (int)ctx[3], 1);
+}
+
+int fexit__sendpage(u64 *ctx)
+{
+    return on_send(sock_of(ctx[0], 1), (long)ctx[5], 1);
+}
+
+int fexit__recvmsg(u64 *ctx)
+{
+    return on_recv(sock_of(ctx[0], 1), (int)ctx[4], ctx[3], 0, 1);
+}
+
+int fexit__recvmsg_by_seq(u64 *ctx)
+{
+    return on_recv(sock_of(ctx[0], 1), (int)ctx[4], ctx[3], 1, 1);
+}
+
+int fexit__splice_read(u64 *ctx)
+{
+    return on_recv(sock_of(ctx[0], 1), (long)ctx[5], 0, 0, 1);
+}
+
+/*
+ * Functions, by kprobe and kretprobe: the return probe no longer sees the arguments.
+ * calls: thread -> socket and flags of the call it is in. Inserted at entry, deleted at return.
+ */
+struct call {
+    u64 sk;
+    u64 flags;
+};
+BPF_TABLE("hash", u64, struct call, calls, 16384);
+
+static __always_inline int enter_call(struct pt_regs *ctx, u64 flags)
+{
+    u64 thread = bpf_get_current_pid_tgid();
+    struct call call = {.sk = sock_of(PT_REGS_PARM1(ctx), 0), .flags = flags};
+
+    calls.update(&thread, &call);
+    return 0;
+}
+
+static __always_inline int leave_call(struct pt_regs *ctx, const int receive, const int by_seq)
+{
+    u64 thread = bpf_get_current_pid_tgid();
+    struct call *found = calls.lookup(&thread);
+
+    if (!found)
+        return 0;
+    struct call call = *found;
+    calls.delete(&thread);
+    if (receive)
+        return on_recv(call.sk, (int)PT_REGS_RC(ctx), call.flags, by_seq, 0);
+    return on_send(call.sk, (int)PT_REGS_RC(ctx), 0);
+}
+
+int kp__sendmsg(struct pt_regs *ctx)
+{
+    return enter_call(ctx, 0);
+}
+
+int krp__sendmsg(struct pt_regs *ctx)
+{
+    return leave_call(ctx, 0, 0);
+}
+
+int kp__recvmsg(struct pt_regs *ctx)
+{
+    return enter_call(ctx, PT_REGS_PARM4(ctx));
+}
+
+int krp__recvmsg(struct pt_regs *ctx)
+{
+    return leave_call(ctx, 1, 0);
+}
+
+int krp__recvmsg_by_seq(struct pt_regs *ctx)
+{
+    return leave_call(ctx, 1, 1);
+}
+
+int kp__splice_read(struct pt_regs *ctx)
+{
+    return enter_call(ctx, 0);
+}
+
+int krp__splice_read(struct pt_regs *ctx)
+{
+    return leave_call(ctx, 1, 0);
+}

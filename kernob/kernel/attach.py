@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attach strategies as data, tried for real in order of preference.
+
+A probe describes a hook as `first_of(...)` over candidates; a candidate is one attachment or several
+that belong together (`all_of`). Each is loaded and attached on this kernel; what failed is recorded
+with its reason, since feature probes lie (BCC's support_kfunc() says yes where loading is refused).
+In: hooks of `probes`, a CompiledObject, maps. Out: Attached (links to close) and a HookReport.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import logging
+import os
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from kernob.errors import AttachError, KernelError
+from kernob.kernel import programs, syscall, tracefs
+from kernob.kernel.btf import Btf
+from kernob.kernel.compiler import CompiledObject
+from kernob.kernel.maps import BpfMap
+from kernob.kernel.programs import Program
+from kernob.model import Attempt, HookReport, ProbeState
+
+log = logging.getLogger(__name__)
+
+_IOC_ENABLE, _IOC_SET_BPF = 0x2400, 0x40042408
+_PERF_TYPE_TRACEPOINT, _PERF_SAMPLE_RAW = 2, 1 << 10
+
+
+class Loader:
+    """Loads programs of one compiled object against one set of maps."""
+
+    def __init__(self, compiled: CompiledObject, maps: Mapping[str, BpfMap], btf: Btf | None) -> None:
+        self._compiled = compiled
+        self._maps = maps
+        self.btf = btf
+
+    def load(self, name: str, program_type: int, attach_type: int = 0, btf_id: int = 0) -> Program:
+        """See programs.load; raises ProgramLoadError."""
+        return programs.load(self._compiled.programs[name], self._maps, program_type, attach_type, btf_id)
+
+
+@dataclass(slots=True)
+class Link:
+    """One attachment: what must be closed, in order, to take it away again."""
+
+    target: str
+    program: Program
+    _undo: list[Callable[[], None]] = field(default_factory=list)
+
+    def close(self) -> None:
+        """Detaches and unloads. Errors of one step do not keep the others from running."""
+        for step in reversed(self._undo):
+            try:
+                step()
+            except OSError as error:
+                log.warning("detaching %s: %s", self.target, error)
+        self._undo.clear()
+        self.program.close()
+
+    def on_close(self, step: Callable[[], None]) -> None:
+        """Adds a step; the last one added runs first."""
+        self._undo.append(step)
+
+
+class Attachment(Protocol):
+    """One program on one attach point."""
+
+    program: str
+
+    @property
+    def kind(self) -> str:
+        """The word by which configuration switches this kind off."""
+
+    @property
+    def target(self) -> str:
+        """The tracepoint or function."""
+
+    def attach(self, loader: Loader) -> Link | None:
+        """Loads and attaches; None when `if_exists` and the target is not there. Raises KernelError."""
+
+
+def _open_raw_tracepoint(program: Program, name: str | None) -> int:
+    text = ctypes.create_string_buffer(name.encode()) if name else None
+    attr = struct.pack("=QIIQ", syscall.pointer(text) if text else 0, program.fd, 0, 0)
+    return syscall.bpf(syscall.RAW_TRACEPOINT_OPEN, attr)
+
+
+def _tracing_link(program: Program, target: str, name: str | None) -> Link:
+    link = Link(target, program)
+    try:
+        fd = _open_raw_tracepoint(program, name)
+    except OSError as error:
+        program.close()
+        raise AttachError(f"{target}: attach: {error.strerror}") from error
+    link.on_close(lambda: os.close(fd))
+    return link
+
+
+@dataclass(frozen=True, slots=True)
+class RawTracepoint:
+    """Raw tracepoint (Linux 4.17): untyped arguments, read by bpf_probe_read_kernel."""
+
+    target: str
+    program: str
+    kind: str = "raw_tp"
+
+    def attach(self, loader: Loader) -> Link | None:
+        """See Attachment."""
+        return _tracing_link(loader.load(self.program, programs.RAW_TRACEPOINT), self.target, self.target)
+
+
+@dataclass(frozen=True, slots=True)
+class TypedTracepoint:
+    """Raw tracepoint with BTF-typed arguments (Linux 5.5): plain loads, the cheapest hook there is."""
+
+    target: str
+    program: str
+    kind: str = "tp_btf"
+
+    def attach(self, loader: Loader) -> Link | None:
+        """See Attachment."""
+        btf_id = loader.btf.tracepoint_id(self.target) if loader.btf else None
+        if btf_id is None:
+            raise AttachError(f"{self.target}: no such tracepoint in BTF")
+        program = loader.load(self.program, programs.TRACING, programs.TRACE_RAW_TP, btf_id)
+        return _tracing_link(program, self.target, None)
+
+
+@dataclass(frozen=True, slots=True)
+class Fexit:
+    """Function exit through a trampoline (Linux 5.5): arguments and result, typed."""
+
+    target: str
+    program: str
+    if_exists: bool = False
+    kind: str = "fentry"
+
+    def attach(self, loader: Loader) -> Link | None:
+        """See Attachment."""
+        btf_id = loader.btf.function_id(self.target) if loader.btf else None
+        if btf_id is None:
+            if self.if_exists and loader.btf:
+                return None
+            raise AttachError(f"{self.target}: no such function in BTF")
+        program = loader.load(self.program, programs.TRACING, programs.TRACE_FEXIT, btf_id)
+        return _tracing_link(program, self.target, None)
+
+
+@dataclass(frozen=True, slots=True)
+class Kprobe:
+    """Kprobe, or kretprobe when `at_return`, through tracefs (which alone can set maxactive)."""
+
+    target: str
+    program: str
+    at_return: bool = False
+    if_exists: bool = False
+    kind: str = "kprobe"
+
+    def attach(self, loader: Loader) -> Link | None:
+        """See Attachment."""
+        if self.if_exists and not tracefs.is_traceable(self.target):
+            return None
+        program = loader.load(self.program, programs.KPROBE)
+        link = Link(self.target, program)
+        try:
+            event_id, remove = tracefs.add_kprobe(self.target, self.at_return)
+            link.on_close(remove)
+            fd = syscall.perf_event_open(_tracepoint_attr(event_id), cpu=0)
+            link.on_close(lambda: os.close(fd))
+            fcntl.ioctl(fd, _IOC_SET_BPF, program.fd)
+            fcntl.ioctl(fd, _IOC_ENABLE, 0)
+        except (OSError, AttachError) as error:
+            link.close()
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            raise AttachError(f"{self.target}: kprobe: {reason}") from error
+        return link
+
+
+def _tracepoint_attr(event_id: int) -> bytes:
+    """struct perf_event_attr for one tracepoint: type, size, config, period 1, raw samples, wakeup 1."""
+    size = 112
+    head = struct.pack("=IIQQQQQII", _PERF_TYPE_TRACEPOINT, size, event_id, 1, _PERF_SAMPLE_RAW, 0, 0, 1, 0)
+    return head.ljust(size, b"\0")
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """Attachments that only make sense together, and what they measure that others do not."""
+
+    attachments: tuple[Attachment, ...]
+    measures: str = ""
+
+    @property
+    def strategy(self) -> str:
+        """Kinds and targets, for reports: "tp_btf:sock_send_length + fentry:inet_sendpage"."""
+        return " + ".join(f"{a.kind}:{a.target}" for a in self.attachments)
+
+
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """What a probe needs to observe, and every way it could be had, best first."""
+
+    probe: str
+    name: str
+    candidates: tuple[Candidate, ...]
+    essential: bool = True
+
+
+def all_of(*attachments: Attachment, measures: str = "") -> Candidate:
+    """A candidate of several attachments: all or none."""
+    return Candidate(attachments, measures)
+
+
+def first_of(probe: str, name: str, *candidates: Candidate, essential: bool = True) -> Hook:
+    """A hook whose candidates are tried in the order given."""
+    return Hook(probe, name, candidates, essential)
+
+
+def attach(hook: Hook, loader: Loader, kinds_off: frozenset[str]) -> tuple[list[Link], HookReport]:
+    """Tries the candidates until one holds. Never raises for a refused one: the report says why."""
+    attempts: list[Attempt] = []
+    for candidate in hook.candidates:
+        off = sorted({a.kind for a in candidate.attachments} & kinds_off)
+        if off:
+            attempts.append(Attempt(candidate.strategy, False, f"switched off: {', '.join(off)}"))
+            continue
+        links: list[Link] = []
+        try:
+            for attachment in candidate.attachments:
+                link = attachment.attach(loader)
+                if link:
+                    links.append(link)
+        except KernelError as error:
+            for link in reversed(links):
+                link.close()
+            attempts.append(Attempt(candidate.strategy, False, str(error)))
+            continue
+        attempts.append(Attempt(candidate.strategy, True, "", candidate.measures))
+        return links, HookReport(
+            hook.probe, hook.name, ProbeState.ATTACHED, candidate.strategy, tuple(attempts)
+        )
+    return [], HookReport(hook.probe, hook.name, ProbeState.FAILED, "", tuple(attempts))

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the C files in bpf/ to a CompiledObject: maps with record types, programs as instructions.
+
+In: the list of files, macros, struct offsets. Out: a CompiledObject, from the cache when nothing
+changed. Called by `session`. The compiler itself runs in a child process (compile_child).
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kernob.errors import CompileError
+
+log = logging.getLogger(__name__)
+
+SOURCES = Path(__file__).resolve().parents[2] / "bpf"
+_TIMEOUT_S = 300  # an emulated machine needs most of a minute
+_FORMAT = 1  # raise when the cached document changes its form
+
+
+@dataclass(frozen=True, slots=True)
+class MapSpec:
+    """A map as C declares it; `type` is enum bpf_map_type, record types are numpy's."""
+
+    name: str
+    type: int
+    key_size: int
+    value_size: int
+    max_entries: int
+    key: np.dtype[Any]
+    value: np.dtype[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramCode:
+    """Instructions of one program; `references` are (instruction index, map name)."""
+
+    name: str
+    code: bytes
+    references: tuple[tuple[int, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledObject:
+    """What one compilation yields, independent of any process."""
+
+    maps: Mapping[str, MapSpec]
+    programs: Mapping[str, ProgramCode]
+
+
+def compile_sources(
+    files: tuple[str, ...],
+    functions: tuple[str, ...],
+    macros: Mapping[str, int],
+    cache_dir: Path | None,
+    tree: Path | None = SOURCES / "include",
+) -> CompiledObject:
+    """Compiles the named files of bpf/ as one unit.
+
+    `macros` become -D options. `tree` is the header tree BCC is pointed to; None lets BCC look for
+    the running kernel's own headers. Raises CompileError with the compiler's last lines.
+    """
+    text = "\n".join((SOURCES / name).read_text(encoding="utf-8") for name in files)
+    request = json.dumps(
+        {
+            "text": text,
+            "cflags": [f"-D{name}={value}" for name, value in sorted(macros.items())],
+            "functions": functions,
+            "tree": str(tree) if tree else "",
+        }
+    )
+    cached = _cache_path(cache_dir, request, tree)
+    document = _read_cache(cached)
+    if document is None:
+        document = _run_child(request)
+        _write_cache(cached, document)
+    return _decode(document)
+
+
+def _cache_path(cache_dir: Path | None, request: str, tree: Path | None) -> Path | None:
+    if cache_dir is None:
+        return None
+    digest = hashlib.sha256(f"{_FORMAT}\n{sys.version_info[:2]}\n".encode())
+    digest.update(request.encode())
+    if tree:
+        for header in sorted(tree.rglob("*.h")):
+            digest.update(header.read_bytes())
+    else:
+        digest.update(os.uname().release.encode())
+    child = Path(__file__).with_name("compile_child.py")
+    digest.update(child.read_bytes())
+    return cache_dir / f"programs-{digest.hexdigest()[:32]}.json"
+
+
+def _read_cache(path: Path | None) -> dict[str, Any] | None:
+    """The cached document, or None. Only a file of our own user is trusted: it becomes kernel code."""
+    if path is None:
+        return None
+    try:
+        with path.open("rb") as stream:
+            status = os.fstat(stream.fileno())
+            if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+                log.warning("ignoring %s: others could have written it", path)
+                return None
+            document = json.load(stream)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        log.warning("ignoring the cached programs in %s: %s", path, error)
+        return None
+    return document if isinstance(document, dict) else None
+
+
+def _write_cache(path: Path | None, document: dict[str, Any]) -> None:
+    if path is None:
+        return
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for stale in path.parent.glob("programs-*.json"):
+            stale.unlink(missing_ok=True)
+        partial = path.with_suffix(f".{os.getpid()}.part")
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="ascii") as stream:
+            json.dump(document, stream)
+        partial.replace(path)
+    except OSError as error:
+        log.info("compiled programs are not cached: %s", error)
+
+
+def _run_child(request: str) -> dict[str, Any]:
+    command = [sys.executable, "-m", "kernob.kernel.compile_child"]
+    root = str(Path(__file__).resolve().parents[2])
+    environment = dict(os.environ, PYTHONPATH=os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]))
+    try:
+        child = subprocess.run(
+            command, input=request, capture_output=True, text=True, timeout=_TIMEOUT_S, env=environment
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise CompileError(f"the compiler did not finish: {error}") from error
+    if child.returncode or not child.stdout:
+        lines = [line for line in child.stderr.splitlines() if line.strip()]
+        errors = [line for line in lines if "error" in line.lower()] or lines[-3:] or ["no message"]
+        raise CompileError(f"bpf/ did not compile (exit {child.returncode}): {'; '.join(errors[:3])}")
+    result = json.loads(child.stdout)
+    if not isinstance(result, dict):
+        raise CompileError("the compiler's answer is not a document")
+    return result
+
+
+def _dtype(description: Any) -> np.dtype[Any]:
+    if isinstance(description, str):
+        return np.dtype(description)
+    fields: list[Any] = []
+    for name, kind, *shape in description:
+        if shape:
+            fields.append((name, _dtype(kind), tuple(shape[0])))
+        else:
+            fields.append((name, _dtype(kind)))
+    return np.dtype(fields)
+
+
+def _decode(document: dict[str, Any]) -> CompiledObject:
+    maps = {}
+    for entry in document["maps"]:
+        spec = MapSpec(**{**entry, "key": _dtype(entry["key"]), "value": _dtype(entry["value"])})
+        if (spec.key.itemsize, spec.value.itemsize) != (spec.key_size, spec.value_size):
+            raise CompileError(
+                f"map {spec.name}: record type of {spec.key.itemsize}+{spec.value.itemsize} bytes, "
+                f"kernel has {spec.key_size}+{spec.value_size}: pad its structs by hand"
+            )
+        maps[spec.name] = spec
+    programs = {}
+    for name, entry in document["programs"].items():
+        references = tuple((index, map_name) for index, map_name in entry["references"])
+        programs[name] = ProgramCode(name, base64.b64decode(entry["code"]), references)
+    return CompiledObject(maps, programs)

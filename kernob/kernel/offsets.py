@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the struct fields are that bpf/ reads: macro name -> BTF path, older names behind newer ones.
+
+Out: a mapping of -D macros for the compiler. Called by `compiler`. Adding a field is one line here
+and one READ() in C.
+"""
+
+from __future__ import annotations
+
+from kernob.errors import BtfError
+from kernob.kernel.btf import Btf
+
+FIELDS: dict[str, tuple[str, ...]] = {
+    "OFF_SOCK_FAMILY": ("sock.__sk_common.skc_family",),
+    "OFF_SOCK_PROTOCOL": ("sock.sk_protocol",),
+    "OFF_SOCK_DPORT": ("sock.__sk_common.skc_dport",),
+    "OFF_SOCK_NUM": ("sock.__sk_common.skc_num",),
+    "OFF_SOCK_DADDR": ("sock.__sk_common.skc_daddr",),
+    "OFF_SOCK_RCV_SADDR": ("sock.__sk_common.skc_rcv_saddr",),
+    "OFF_SOCK_V6_DADDR": ("sock.__sk_common.skc_v6_daddr",),
+    "OFF_SOCK_V6_RCV_SADDR": ("sock.__sk_common.skc_v6_rcv_saddr",),
+    "OFF_SOCK_NET": ("sock.__sk_common.skc_net.net",),
+    "OFF_NET_INUM": ("net.ns.inum",),
+    "OFF_TCP_COPIED_SEQ": ("tcp_sock.copied_seq",),
+    "OFF_SOCKET_SK": ("socket.sk",),
+    "OFF_TASK_GROUP_LEADER": ("task_struct.group_leader",),
+    "OFF_TASK_TGID": ("task_struct.tgid",),
+    "OFF_TASK_COMM": ("task_struct.comm",),
+    "OFF_TASK_REAL_PARENT": ("task_struct.real_parent",),
+    "OFF_TASK_START_BOOTTIME": ("task_struct.start_boottime", "task_struct.real_start_time"),
+    "OFF_TASK_SELF_EXEC_ID": ("task_struct.self_exec_id",),
+    "OFF_TASK_SIGNAL": ("task_struct.signal",),
+    "OFF_TASK_MM": ("task_struct.mm",),
+    "OFF_TASK_CGROUPS": ("task_struct.cgroups",),
+    "OFF_SIGNAL_LIVE": ("signal_struct.live",),
+    "OFF_MM_EXE_FILE": ("mm_struct.exe_file",),
+    "OFF_MM_ARG_START": ("mm_struct.arg_start",),
+    "OFF_MM_ARG_END": ("mm_struct.arg_end",),
+    "OFF_FILE_DENTRY": ("file.f_path.dentry",),
+    "OFF_DENTRY_NAME": ("dentry.d_name.name", "dentry.__d_name.name"),
+    "OFF_CSS_SET_DFL_CGRP": ("css_set.dfl_cgrp",),
+    "OFF_CSS_SET_SUBSYS": ("css_set.subsys",),
+    "OFF_CSS_CGROUP": ("cgroup_subsys_state.cgroup",),
+    "OFF_CGROUP_KN": ("cgroup.kn",),
+    "OFF_KERNFS_NODE_NAME": ("kernfs_node.name",),
+    "OFF_KERNFS_NODE_PARENT": ("kernfs_node.parent", "kernfs_node.__parent"),
+    "OFF_KERNFS_NODE_ID": ("kernfs_node.id",),
+}
+
+# cgroup v1 controllers whose paths follow units and containers, best first
+_V1_CONTROLLERS = ("pids_cgrp_id", "memory_cgrp_id", "cpu_cgrp_id")
+
+
+def from_btf(btf: Btf) -> dict[str, int]:
+    """Macro -> value for this kernel. Raises BtfError naming the first field that no name finds."""
+    macros = {}
+    for macro, paths in FIELDS.items():
+        macros[macro] = _first(btf, paths)
+    for controller in _V1_CONTROLLERS:
+        index = btf.enum_value("cgroup_subsys_id", controller)
+        if index is not None:
+            macros["CGROUP_V1_SUBSYS"] = index
+            break
+    return macros
+
+
+def _first(btf: Btf, paths: tuple[str, ...]) -> int:
+    reason: BtfError | None = None
+    for path in paths:
+        try:
+            return btf.offset(path)
+        except BtfError as error:
+            reason = error
+    raise reason or BtfError("no path given")

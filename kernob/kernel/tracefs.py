@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""tracefs: where it is mounted, mounting it where it is not, kprobe events.
+
+Called by `attach` and `capabilities`. Events are named kernob_<pid>_..., so that the next start can
+remove what a killed agent left behind; a clean end removes its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import itertools
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from kernob.errors import AttachError
+
+log = logging.getLogger(__name__)
+
+_PLACES = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))
+_GROUP = "kernob"
+# calls that may block at the same time; beyond it the kernel skips returns
+_MAX_ACTIVE = 4096
+_serial = itertools.count()
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def find() -> Path | None:
+    """The mounted tracefs, or None."""
+    for place in _PLACES:
+        if (place / "README").exists() or (place / "events").is_dir():
+            return place
+    return None
+
+
+def ensure() -> Path:
+    """The tracefs, mounted at its usual place when it is not. Raises AttachError."""
+    place = find()
+    if place:
+        return place
+    target = _PLACES[0]
+    if not target.is_dir():
+        raise AttachError("this kernel has no tracefs")
+    if _libc.mount(b"tracefs", str(target).encode(), b"tracefs", 0, None) != 0:
+        error = os.strerror(ctypes.get_errno())
+        raise AttachError(f"tracefs is not mounted and cannot be ({error}): mount -t tracefs tracefs {target}")
+    return target
+
+
+def is_traceable(function: str) -> bool:
+    """Whether the kernel has a symbol of this name to put a kprobe on."""
+    needle = f" {function}\n"
+    with contextlib.suppress(OSError), open("/proc/kallsyms", encoding="ascii", errors="replace") as symbols:
+        return any(line.endswith(needle) or f" {function}\t" in line for line in symbols)
+    return False
+
+
+def add_kprobe(function: str, at_return: bool) -> tuple[int, Callable[[], None]]:
+    """Creates a kprobe event; (tracepoint id, function that removes it). Raises AttachError or OSError."""
+    root = ensure()
+    control = root / "kprobe_events"
+    if not control.exists():
+        raise AttachError("this kernel has no kprobes")
+    name = f"{_GROUP}_{os.getpid()}_{next(_serial)}_{'r' if at_return else 'p'}_{function}"
+    kind = f"r{_MAX_ACTIVE}" if at_return else "p"
+    _append(control, f"{kind}:{_GROUP}/{name} {function}")
+    event_id = int((root / "events" / _GROUP / name / "id").read_text(encoding="ascii"))
+    return event_id, lambda: _append(control, f"-:{_GROUP}/{name}")
+
+
+def remove_leftovers() -> None:
+    """Removes kprobe events of agents that no longer run (killed before they could)."""
+    root = find()
+    control = root / "kprobe_events" if root else None
+    if not control or not control.exists():
+        return
+    for line in control.read_text(encoding="ascii", errors="replace").splitlines():
+        event = line.split()[0].partition(":")[2]
+        group, _, name = event.partition("/")
+        pid = name.split("_")[1] if name.startswith(f"{_GROUP}_") else ""
+        if group == _GROUP and pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            try:
+                _append(control, f"-:{event}")
+            except OSError as error:
+                log.warning("kprobe event %s, left by a killed agent, cannot be removed: %s", event, error)
+
+
+def _append(path: Path, line: str) -> None:
+    with path.open("a", encoding="ascii") as stream:
+        stream.write(line + "\n")
