@@ -16,11 +16,12 @@ Attributes = tuple[tuple[str, AttributeValue], ...]
 
 
 class MetricKind(enum.Enum):
-    """How a metric's points combine over time (OTLP: Sum monotonic, Sum, Gauge)."""
+    """How a metric's points combine over time (OTLP: Sum monotonic, Sum, Gauge, Histogram)."""
 
     COUNTER = "counter"
     UPDOWN = "updowncounter"
     GAUGE = "gauge"
+    HISTOGRAM = "histogram"
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +169,15 @@ class Coverage:
 
 
 @dataclass(frozen=True, slots=True)
+class ProgramRuns:
+    """How often a probe's programs ran since they were loaded, and for how long (bpf_stats; else absent)."""
+
+    probe: str
+    runs: int
+    run_time_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """What the agent knew at the end of one tick; immutable, shared by all readers.
 
@@ -184,3 +194,4 @@ class Snapshot:
     maps: tuple[MapUsage, ...] = ()
     losses: dict[str, int] = field(default_factory=dict)
     coverage: tuple[Coverage, ...] = ()
+    runs: tuple[ProgramRuns, ...] = ()
