@@ -1,0 +1,642 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The snapshot socket: what clients get, and that nothing they do reaches the agent."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import stat
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kernob.errors import AgentUnreachableError, ConfigError, PreconditionError
+from kernob.export.socket import MAX_CLIENTS, SnapshotServer
+from kernob.model import FlowRow, PeerClass, Role, Snapshot, Transport
+from kernob.ui.client import LocalFeed, SocketFeed, connect, fetch_once
+from kernob.view import (
+    MAX_REQUEST_BYTES,
+    Group,
+    Query,
+    Refusal,
+    Request,
+    Sort,
+    View,
+    decode_answer,
+    decode_request,
+    encode_answer,
+    encode_view,
+    select,
+)
+
+FAILSAFE_S = 10.0
+"""Only reached by a test that fails."""
+
+
+def flow(pid: int = 1, name: str = "curl", rate: float = 0.0, **changes: Any) -> FlowRow:
+    base: dict[str, Any] = {
+        "service": f"{name}.service",
+        "alive": True,
+        "role": Role.CLIENT,
+        "transport": Transport.TCP,
+        "address": "192.0.2.1",
+        "port": 443,
+        "peer": "192.0.2.1",
+        "peer_class": PeerClass.EXTERNAL,
+        "tx_bytes": 1000,
+        "rx_bytes": 100,
+        "tx_rate": rate,
+        "rx_rate": 0.0,
+    }
+    return FlowRow(pid=pid, executable=name, **(base | changes))
+
+
+def snapshot(*flows: FlowRow, second: int = 1) -> Snapshot:
+    return Snapshot(second * 10**9, 0, 1.0, "web-01", tuple(flows))
+
+
+class FakeAgent:
+    """Publishes what the test hands it; every subscriber sees every snapshot published after it came."""
+
+    def __init__(self) -> None:
+        self.intervals: list[float] = []
+        self.unsubscribed = 0
+        self._published: list[Snapshot] = []
+        self._ended = False
+        self._changed = threading.Condition()
+
+    def latest(self) -> Snapshot | None:
+        with self._changed:
+            return self._published[-1] if self._published else None
+
+    def subscribe(self, interval_s: float) -> Generator[Snapshot, None, None]:
+        with self._changed:
+            self.intervals.append(interval_s)
+            position = len(self._published)
+            self._changed.notify_all()
+        return self._follow(position)
+
+    def _follow(self, position: int) -> Generator[Snapshot, None, None]:
+        try:
+            while True:
+                with self._changed:
+                    while not self._ended and len(self._published) <= position:
+                        self._changed.wait()
+                    if self._ended:
+                        return
+                    found = self._published[position]
+                position += 1
+                yield found
+        finally:
+            with self._changed:
+                self.unsubscribed += 1
+                self._changed.notify_all()
+
+    def publish(self, one: Snapshot, subscribers: int = 0) -> None:
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(self.intervals) >= subscribers, FAILSAFE_S)
+            self._published.append(one)
+            self._changed.notify_all()
+
+    def end(self) -> None:
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + FAILSAFE_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+@pytest.fixture
+def agent() -> Iterator[FakeAgent]:
+    fake = FakeAgent()
+    yield fake
+    fake.end()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "run" / "agent.sock"
+
+
+@pytest.fixture
+def server(agent: FakeAgent, path: Path) -> Iterator[SnapshotServer]:
+    with SnapshotServer(path, agent) as running:
+        yield running
+        agent.end()
+
+
+class Raw:
+    """A client that speaks bytes."""
+
+    def __init__(self, path: Path) -> None:
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.settimeout(FAILSAFE_S)
+        self.socket.connect(str(path))
+        self._file = self.socket.makefile("rb")
+
+    def __enter__(self) -> Raw:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        self.socket.close()
+
+    def say(self, line: bytes) -> None:
+        self.socket.sendall(line + b"\n")
+
+    def hear(self) -> dict[str, Any]:
+        line = self._file.readline()
+        assert line.endswith(b"\n"), "the server hung up"
+        document: dict[str, Any] = json.loads(line)
+        return document
+
+    def ended(self) -> bool:
+        return self._file.readline() == b""
+
+
+@pytest.mark.usefixtures("server")
+def test_once(agent: FakeAgent, path: Path) -> None:
+    """A "once" request is answered with the latest snapshot, then the connection ends."""
+    agent.publish(snapshot(flow(7, rate=30.0), flow(8, rate=10.0)))
+    with Raw(path) as client:
+        client.say(b'{"want":"once","limit":1}')
+        answer = client.hear()
+        assert client.ended()
+    assert answer["v"] == 1
+    assert answer["host"] == "web-01"
+    assert [row["pid"] for row in answer["rows"]] == [7]
+    assert answer["rows"][0]["share"] == 0.75
+    assert answer["total"] == {"rows": 2, "tx_bytes": 2000, "rx_bytes": 200, "tx_rate": 40.0, "rx_rate": 0.0}
+    assert answer["left_out"] == {
+        "rows": 1,
+        "tx_bytes": 1000,
+        "rx_bytes": 100,
+        "tx_rate": 10.0,
+        "rx_rate": 0.0,
+    }
+    assert answer["leader"] == {"name": "curl.service", "share": 1.0}
+
+
+@pytest.mark.usefixtures("server")
+def test_once_before_the_first_tick(agent: FakeAgent, path: Path) -> None:
+    """A "once" request before the first tick waits for that tick."""
+    with Raw(path) as client:
+        client.say(b'{"want":"once","interval_s":0.5}')
+        agent.publish(snapshot(flow(7)), subscribers=1)
+        assert client.hear()["rows"][0]["pid"] == 7
+    assert agent.intervals == [0.5]
+    eventually(lambda: agent.unsubscribed == 1)
+
+
+@pytest.mark.usefixtures("server")
+def test_every_tick_reaches_every_client(agent: FakeAgent, path: Path) -> None:
+    """Two clients with queries of their own each get one answer per tick."""
+    with Raw(path) as first, Raw(path) as second:
+        first.say(b'{"want":"snapshot","interval_s":2}')
+        second.say(b'{"want":"snapshot","interval_s":3,"sort":"pid","reverse":true,"filter":"CURL"}')
+        for second_of_day in (1, 2, 3):
+            agent.publish(snapshot(flow(5), flow(6), flow(9, "sshd"), second=second_of_day), subscribers=2)
+        for second_of_day in (1, 2, 3):
+            mine, other = first.hear(), second.hear()
+            assert mine["time_unix_ns"] == other["time_unix_ns"] == second_of_day * 10**9
+            assert {row["pid"] for row in mine["rows"]} == {5, 6, 9}
+            assert [row["pid"] for row in other["rows"]] == [6, 5]
+    assert sorted(agent.intervals) == [2.0, 3.0]
+
+
+@pytest.mark.usefixtures("server")
+def test_hold(agent: FakeAgent, path: Path) -> None:
+    """A client on hold gets nothing by itself, and its new queries are answered from what it saw last."""
+    with Raw(path) as client:
+        client.say(b'{"want":"snapshot"}')
+        agent.publish(snapshot(flow(1, rate=1.0), flow(2, rate=2.0), second=1), subscribers=1)
+        assert [row["pid"] for row in client.hear()["rows"]] == [2, 1]
+        client.say(b'{"want":"snapshot","hold":true}')
+        assert client.hear()["time_unix_ns"] == 10**9
+        agent.publish(snapshot(flow(3), second=2))
+        client.say(b'{"want":"snapshot","hold":true,"sort":"pid"}')
+        held = client.hear()
+        assert (held["time_unix_ns"], [row["pid"] for row in held["rows"]]) == (10**9, [1, 2])
+        client.say(b'{"want":"snapshot","hold":false}')
+        assert client.hear()["time_unix_ns"] == 10**9
+        agent.publish(snapshot(flow(4), second=3))
+        assert [row["pid"] for row in client.hear()["rows"]] == [4]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"GET / HTTP/1.1",
+        b"\x00\xff\x1b[2J",
+        b"null",
+        b'{"want":"everything"}',
+        b'{"want":"once","v":2}',
+        b'{"limit":0}',
+        b'{"limit":20001}',
+        b'{"limit":true}',
+        b'{"limit":1.5}',
+        b'{"interval_s":0.1}',
+        b'{"interval_s":1e999}',
+        b'{"interval_s":NaN}',
+        b'{"sort":"size"}',
+        b'{"filter":7}',
+        b'{"filter":"' + b"x" * 257 + b'"}',
+        b"[" * 4000,
+        b'{"a":' * 700,
+    ],
+)
+@pytest.mark.usefixtures("server")
+def test_malformed_requests(agent: FakeAgent, path: Path, line: bytes) -> None:
+    """A request that is not one is answered with the reason, and ends that connection only."""
+    agent.publish(snapshot(flow(7)))
+    with Raw(path) as client:
+        client.say(line)
+        assert client.hear()["error"].startswith("not a valid request: ")
+        assert client.ended()
+    assert fetch_once(path).rows[0].pid == 7
+
+
+@pytest.mark.parametrize("tail", [b"", b"\n"])
+@pytest.mark.usefixtures("server")
+def test_endless_request(agent: FakeAgent, path: Path, tail: bytes) -> None:
+    """A request line beyond 4 KiB is refused, whether it ends or not."""
+    agent.publish(snapshot(flow(7)))
+    with Raw(path) as client:
+        client.socket.sendall(b"x" * (MAX_REQUEST_BYTES + 1) + tail)
+        assert client.hear()["error"] == "not a valid request: longer than 4096 bytes"
+
+
+def test_silent_client(agent: FakeAgent, path: Path) -> None:
+    """A client that never asks is let go."""
+    with SnapshotServer(path, agent, first_request_timeout_s=0.01) as server, Raw(path) as client:
+        assert client.ended()
+        eventually(lambda: server.client_count == 0)
+
+
+def test_client_that_does_not_read(agent: FakeAgent, path: Path) -> None:
+    """A client that stops reading is dropped after the send timeout; another one misses nothing."""
+    many = [flow(pid, "x" * 200) for pid in range(5000)]  # ten times what a unix socket buffers
+    with SnapshotServer(path, agent, send_timeout_s=0.05) as server, Raw(path) as stuck, Raw(path) as healthy:
+        stuck.say(b'{"want":"snapshot","limit":20000}')
+        healthy.say(b'{"want":"snapshot","limit":1}')
+        for second in range(1, 6):
+            agent.publish(snapshot(*many, second=second), subscribers=2)
+        assert [healthy.hear()["time_unix_ns"] // 10**9 for _ in range(5)] == [1, 2, 3, 4, 5]
+        eventually(lambda: server.client_count == 1)
+        assert agent.unsubscribed == 1
+        agent.end()
+
+
+def test_clients_that_leave_at_any_time(agent: FakeAgent, server: SnapshotServer, path: Path) -> None:
+    """Clients that hang up before, in or after a request leave nothing behind."""
+    for said in (b"", b'{"want":', b'{"want":"once"}\n', b'{"want":"snapshot"}\n'):
+        with Raw(path) as client:
+            client.socket.sendall(said)
+
+    def ticked_away() -> bool:
+        agent.publish(snapshot(flow(1)))
+        return server.client_count == 0
+
+    eventually(ticked_away)
+
+
+def test_too_many_clients(agent: FakeAgent, server: SnapshotServer, path: Path) -> None:
+    """Client 17 is refused with the reason; when one leaves there is room again."""
+    agent.publish(snapshot(flow(7)))
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(Raw(path)) for _ in range(MAX_CLIENTS)]
+        eventually(lambda: server.client_count == MAX_CLIENTS)
+        with pytest.raises(AgentUnreachableError, match="refused: 16 clients are connected already"):
+            fetch_once(path)
+        clients[0].socket.shutdown(socket.SHUT_RDWR)
+        eventually(lambda: server.client_count == MAX_CLIENTS - 1)
+        assert fetch_once(path).rows[0].pid == 7
+
+
+def test_foreign_uid(agent: FakeAgent, path: Path) -> None:
+    """A peer that is neither root nor the agent's own user is refused by its SO_PEERCRED uid."""
+    foreign = os.geteuid() + 12345
+    with (
+        SnapshotServer(path, agent, peer_uid=lambda _: foreign),
+        pytest.raises(AgentUnreachableError, match=f"refused: uid {foreign} may not"),
+    ):
+        fetch_once(path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.usefixtures("server")
+def test_unprivileged_user_cannot_connect(path: Path) -> None:
+    """The file modes keep another user out before the server is asked."""
+    for parent in path.parents[1:4]:
+        parent.chmod(0o755)
+    child = os.fork()
+    if child == 0:
+        os.setgroups([])
+        os.setuid(65534)
+        try:
+            fetch_once(path)
+        except PreconditionError as error:
+            os._exit(42 if "run as root" in str(error) else 1)
+        os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 42
+
+
+def test_modes_and_removal(agent: FakeAgent, path: Path) -> None:
+    """The socket is 0600 in a directory made 0700, and gone after close."""
+    with SnapshotServer(path, agent):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert not path.exists()
+    assert path.parent.exists()
+
+
+def test_stale_socket_is_replaced(agent: FakeAgent, path: Path) -> None:
+    """The socket file of an agent that was killed does not hinder the next one."""
+    path.parent.mkdir(mode=0o700)
+    with socket.socket(socket.AF_UNIX) as killed:
+        killed.bind(str(path))
+    agent.publish(snapshot(flow(7)))
+    with SnapshotServer(path, agent):
+        assert fetch_once(path).rows[0].pid == 7
+
+
+@pytest.mark.usefixtures("server")
+def test_live_socket_is_refused(agent: FakeAgent, path: Path) -> None:
+    """A second agent is refused with the first one's pid, and the first goes on."""
+    agent.publish(snapshot(flow(7)))
+    with pytest.raises(
+        PreconditionError, match=rf"another kernob agent \(pid {os.getpid()}\) already serves"
+    ):
+        SnapshotServer(path, agent).bind()
+    assert fetch_once(path).rows[0].pid == 7
+
+
+def test_two_agents_at_once(agent: FakeAgent, path: Path) -> None:
+    """Of agents that start at the same moment on a stale file exactly one wins."""
+    path.parent.mkdir(mode=0o700)
+    with socket.socket(socket.AF_UNIX) as killed:
+        killed.bind(str(path))
+    servers = [SnapshotServer(path, agent) for _ in range(8)]
+    refused: list[str] = []
+    start = threading.Barrier(8)
+
+    def race(server: SnapshotServer) -> None:
+        start.wait()
+        try:
+            server.start()
+        except PreconditionError as error:
+            refused.append(str(error))
+
+    racers = [threading.Thread(target=race, args=(server,)) for server in servers]
+    for racer in racers:
+        racer.start()
+    for racer in racers:
+        racer.join()
+    assert len(refused) == 7
+    agent.publish(snapshot(flow(7)))
+    assert fetch_once(path).rows[0].pid == 7
+    for server in servers:
+        server.close()
+    assert not path.exists()
+
+
+def test_only_our_own_file_is_removed(agent: FakeAgent, path: Path) -> None:
+    """A server whose file was replaced by somebody else's leaves that one alone."""
+    with SnapshotServer(path, agent):
+        path.unlink()
+        path.write_text("not ours")
+    assert path.read_text() == "not ours"
+
+
+def test_unusable_paths(agent: FakeAgent, tmp_path: Path) -> None:
+    """A path that is taken, too long, or open to others is refused, naming the setting."""
+    taken = tmp_path / "file"
+    taken.write_text("x")
+    with pytest.raises(ConfigError, match=r"KERNOB_SOCKET: .*file exists and is not a socket"):
+        SnapshotServer(taken, agent).bind()
+    with pytest.raises(ConfigError, match=r"KERNOB_SOCKET: .*file is not a directory"):
+        SnapshotServer(taken / "agent.sock", agent).bind()
+    with pytest.raises(ConfigError, match=r"KERNOB_SOCKET=.* is too long: at most 107 bytes"):
+        SnapshotServer(tmp_path / ("x" * 108), agent).bind()
+    public = tmp_path / "public"
+    public.mkdir()
+    public.chmod(0o1777)
+    with pytest.raises(ConfigError, match="others may write into"):
+        SnapshotServer(public / "agent.sock", agent).bind()
+    assert list(public.iterdir()) == []
+
+
+def test_close_ends_clients(agent: FakeAgent, path: Path) -> None:
+    """Closing the server hangs up on everybody, and a feed says that the agent went away."""
+    server = SnapshotServer(path, agent)
+    server.start()
+    feed = SocketFeed(path, Request())
+    agent.publish(snapshot(flow(7)), subscribers=1)
+    views = feed.views()
+    assert next(views).rows[0].pid == 7
+    agent.end()
+    server.close()
+    with pytest.raises(AgentUnreachableError, match="went away"):
+        next(views)
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_no_agent(path: Path, *, exists: bool) -> None:
+    """Without a socket, or with one that nobody listens on, connecting says that no agent answers."""
+    path.parent.mkdir()
+    if exists:
+        with socket.socket(socket.AF_UNIX) as killed:
+            killed.bind(str(path))
+    with pytest.raises(AgentUnreachableError, match=f"no agent answers on {path}"):
+        fetch_once(path)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (b"nonsense\n", "its answer is malformed"),
+        (b'{"v":1}\n', "its answer is malformed"),
+        (b'{"v":2,"rows":[]}\n', "another version of the protocol"),
+        (b'{"rows":[]}\n', "another version of the protocol"),
+        (b"[" * 100_000 + b"\n", "its answer is malformed"),
+        (b"", "went away"),
+    ],
+)
+def test_answers_that_cannot_be_read(path: Path, answer: bytes, message: str) -> None:
+    """Whatever listens there and is no agent of this version is reported in one line."""
+    path.parent.mkdir()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen(1)
+        feed = SocketFeed(path, Request())
+        connection, _ = listener.accept()
+        connection.recv(MAX_REQUEST_BYTES)
+        connection.sendall(answer)
+        connection.close()
+        with pytest.raises(AgentUnreachableError, match=message):
+            list(feed.views())
+
+
+def test_hung_agent(path: Path) -> None:
+    """An agent that accepts and then says nothing counts as gone once the grace period is over."""
+    path.parent.mkdir()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen(1)
+        feed = SocketFeed(path, Request(interval_s=0.2), grace_s=0.01)
+        with pytest.raises(AgentUnreachableError, match="is silent for"):
+            list(feed.views())
+
+
+@pytest.mark.usefixtures("server")
+def test_feed_is_closed_from_another_thread(agent: FakeAgent, path: Path) -> None:
+    """Closing a feed ends the iteration that waits for it, without an error."""
+    feed = SocketFeed(path, Request(interval_s=300))
+    seen: list[View] = []
+    reader = threading.Thread(target=lambda: seen.extend(feed.views()))
+    reader.start()
+    agent.publish(snapshot(flow(7)), subscribers=1)
+    eventually(lambda: len(seen) == 1)
+    feed.close()
+    reader.join(FAILSAFE_S)
+    assert not reader.is_alive()
+
+
+@pytest.mark.usefixtures("server")
+def test_connect_leaves(agent: FakeAgent, path: Path) -> None:
+    """Leaving the iteration of `connect` ends the subscription at the agent."""
+    views = connect(path, Request(interval_s=1))
+    first: list[View] = []
+    reader = threading.Thread(target=lambda: first.append(next(views)))
+    reader.start()
+    agent.publish(snapshot(flow(7)), subscribers=1)
+    reader.join(FAILSAFE_S)
+    views.close()
+    agent.publish(snapshot(flow(7)))
+    eventually(lambda: agent.unsubscribed == 1)
+
+
+def test_local_feed(agent: FakeAgent) -> None:
+    """An agent in the same process answers queries at once, holds, and ends the iteration when it ends."""
+    feed = LocalFeed(agent, Request())
+    views = feed.views()
+    agent.publish(snapshot(flow(1), flow(2, rate=5.0)), subscribers=1)
+    assert [row.pid for row in next(views).rows] == [2, 1]
+    feed.ask(Request(sort=Sort.PID, hold=True))
+    assert [row.pid for row in next(views).rows] == [1, 2]
+    agent.publish(snapshot(flow(3)))
+    feed.ask(Request(sort=Sort.PID, filter="curl", limit=1, hold=True))
+    assert [row.pid for row in next(views).rows] == [1]
+    agent.end()
+    assert list(views) == []
+
+
+def test_local_feed_raises_what_the_agent_raised() -> None:
+    """An agent that fails ends the screen with its own error."""
+
+    class Failing:
+        def subscribe(self, interval_s: float) -> Generator[Snapshot, None, None]:
+            del interval_s
+            yield snapshot()
+            raise AgentUnreachableError("the program was unloaded")
+
+    with pytest.raises(AgentUnreachableError, match="was unloaded"):
+        list(LocalFeed(Failing(), Request()).views())
+
+
+def test_oversized_answers_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer beyond the largest line is halved until it fits, and says what it left out."""
+    monkeypatch.setattr("kernob.view.MAX_VIEW_BYTES", 20_000)
+    full = snapshot(*(flow(pid) for pid in range(1000)))
+    answer = decode_answer(encode_answer(full, Query(limit=1000)))
+    assert isinstance(answer, View)
+    assert len(answer.rows) + answer.left_out.rows == 1000
+    assert len(answer.rows) == 62
+
+
+def test_groups() -> None:
+    """Rows are folded by process, service and destination; a filter counts only what it matched."""
+    full = snapshot(
+        flow(1, "curl", 10.0),
+        flow(1, "curl", 30.0, address="198.51.100.2", peer="198.51.100.2"),
+        flow(2, "wget", 60.0),
+        flow(3, "nginx", 0.0, role=Role.SERVER, address="10.0.0.1", port=80, peer="10.0.0.8"),
+        flow(3, "nginx", 0.0, role=Role.SERVER, address="10.0.0.1", port=80, peer="10.0.0.9"),
+    )
+    by_process = select(full, Query(group=Group.PROCESS))
+    assert [(row.pid, row.flows, row.share, row.address) for row in by_process.rows] == [
+        (2, 1, 0.6, ""),
+        (1, 2, 0.4, ""),
+        (3, 2, 0.0, ""),
+    ]
+    by_service = select(full, Query(group=Group.SERVICE, sort=Sort.SERVICE))
+    assert [(row.service, row.pid, row.tx_bytes) for row in by_service.rows] == [
+        ("curl.service", 0, 2000),
+        ("nginx.service", 0, 2000),
+        ("wget.service", 0, 1000),
+    ]
+    by_destination = select(full, Query(group=Group.DESTINATION))
+    assert [(row.address, row.port, row.role, row.flows) for row in by_destination.rows] == [
+        ("192.0.2.1", 443, "client", 2),
+        ("198.51.100.2", 443, "client", 1),
+        ("10.0.0.1", 80, "server", 2),
+    ]
+    filtered = select(full, Query(group=Group.PROCESS, filter="Curl 198.51"))
+    assert [(row.pid, row.flows, row.tx_rate) for row in filtered.rows] == [(1, 1, 30.0)]
+    assert (filtered.matched.rows, filtered.total.rows, filtered.processes) == (1, 5, 3)
+
+
+def test_equal_rows_keep_their_order() -> None:
+    """Idle rows stand in one order, whichever order the agent found them in."""
+    flows = [flow(pid, name) for pid in (3, 1, 2) for name in ("b", "a")]
+    orders = {
+        tuple((row.executable, row.pid) for row in select(snapshot(*found), Query()).rows)
+        for found in (flows, flows[::-1], flows[3:] + flows[:3])
+    }
+    assert orders == {(("a", 1), ("a", 2), ("a", 3), ("b", 1), ("b", 2), ("b", 3))}
+
+
+@pytest.mark.parametrize("sort", list(Sort))
+@pytest.mark.parametrize("reverse", [False, True])
+def test_cut_keeps_the_first_rows(sort: Sort, *, reverse: bool) -> None:
+    """The rows of a small limit are the first rows of a large one."""
+    full = snapshot(*(flow(pid % 50, f"n{pid % 7}", rate=pid % 11, tx_bytes=pid % 13) for pid in range(400)))
+    everything = select(full, Query(sort=sort, reverse=reverse, limit=400)).rows
+    assert select(full, Query(sort=sort, reverse=reverse, limit=20)).rows == everything[:20]
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_as_request(line: bytes) -> None:
+    """Any bytes are a request or a ValueError."""
+    with contextlib.suppress(ValueError):
+        assert isinstance(decode_request(line), Request)
+
+
+@given(st.text(alphabet=st.characters(), max_size=300), st.floats(0, 1e15), st.integers(0, 2**62))
+def test_views_survive_the_wire(name: str, rate: float, count: int) -> None:
+    """Any name and number arrives as it left, on one line, with nothing in it a terminal obeys."""
+    view = select(snapshot(flow(1, name, rate, tx_bytes=count)), Query())
+    line = encode_view(view)
+    assert decode_answer(line) == view
+    assert line.decode().isprintable()
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_as_answer(line: bytes) -> None:
+    """Any bytes are an answer or a ValueError."""
+    with contextlib.suppress(ValueError):
+        assert isinstance(decode_answer(line), View | Refusal)
