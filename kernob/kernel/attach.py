@@ -231,18 +231,19 @@ def attach(hook: Hook, loader: Loader, kinds_off: frozenset[str]) -> tuple[list[
             attempts.append(Attempt(candidate.strategy, False, f"switched off: {', '.join(off)}"))
             continue
         links: list[Link] = []
+        present: list[Attachment] = []
         try:
             for attachment in candidate.attachments:
                 link = attachment.attach(loader)
                 if link:
                     links.append(link)
+                    present.append(attachment)
         except KernelError as error:
             for link in reversed(links):
                 link.close()
             attempts.append(Attempt(candidate.strategy, False, str(error)))
             continue
-        attempts.append(Attempt(candidate.strategy, True, "", candidate.measures))
-        return links, HookReport(
-            hook.probe, hook.name, ProbeState.ATTACHED, candidate.strategy, tuple(attempts)
-        )
+        strategy = Candidate(tuple(present)).strategy
+        attempts.append(Attempt(strategy, True, "", candidate.measures))
+        return links, HookReport(hook.probe, hook.name, ProbeState.ATTACHED, strategy, tuple(attempts))
     return [], HookReport(hook.probe, hook.name, ProbeState.FAILED, "", tuple(attempts))

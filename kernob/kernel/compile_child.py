@@ -15,6 +15,7 @@ import json
 import os
 import struct
 import sys
+from pathlib import Path
 from typing import Any
 
 _SCALARS = {
@@ -58,7 +59,7 @@ def _tables(bpf: Any, lib: Any) -> tuple[list[dict[str, Any]], dict[int, str]]:
         name = lib.bpf_table_name(bpf.module, i).decode()
         fd = lib.bpf_table_fd_id(bpf.module, i)
         names[fd] = name
-        with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as info:
+        with Path(f"/proc/self/fdinfo/{fd}").open(encoding="ascii") as info:
             facts = dict(line.split(":", 1) for line in info if ":" in line)
         maps.append(
             {

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 SOURCES = Path(__file__).resolve().parents[2] / "bpf"
 _TIMEOUT_S = 300  # an emulated machine needs most of a minute
+_CACHE_FILES = 8
 _FORMAT = 1  # raise when the cached document changes its form
 
 
@@ -73,6 +74,17 @@ def compile_sources(
     the running kernel's own headers. Raises CompileError with the compiler's last lines.
     """
     text = "\n".join((SOURCES / name).read_text(encoding="utf-8") for name in files)
+    return compile_text(text, functions, macros, cache_dir, tree)
+
+
+def compile_text(
+    text: str,
+    functions: tuple[str, ...],
+    macros: Mapping[str, int],
+    cache_dir: Path | None,
+    tree: Path | None,
+) -> CompiledObject:
+    """Compiles one text; see compile_sources."""
     request = json.dumps(
         {
             "text": text,
@@ -128,7 +140,9 @@ def _write_cache(path: Path | None, document: dict[str, Any]) -> None:
         return
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for stale in path.parent.glob("programs-*.json"):
+        # newest first; a few are kept, for kernels and settings that alternate
+        older = sorted(path.parent.glob("programs-*.json"), key=lambda p: p.stat().st_mtime, reverse=True)
+        for stale in older[_CACHE_FILES - 1 :]:
             stale.unlink(missing_ok=True)
         partial = path.with_suffix(f".{os.getpid()}.part")
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -145,7 +159,13 @@ def _run_child(request: str) -> dict[str, Any]:
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]))
     try:
         child = subprocess.run(
-            command, input=request, capture_output=True, text=True, timeout=_TIMEOUT_S, env=environment
+            command,
+            input=request,
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT_S,
+            env=environment,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise CompileError(f"the compiler did not finish: {error}") from error

@@ -157,6 +157,40 @@ class BpfMap:
         return struct.pack("=IIQQQ", self.fd, 0, syscall.pointer(key), value, flags)
 
 
+class SwappedMap:
+    """Two like maps behind an array of maps: programs fill one while the other is drained.
+
+    Replacing the array's element waits for every program that may still use the old map
+    (maybe_wait_bpf_programs, Linux 4.20), so a drain sees each update once and loses none.
+    """
+
+    def __init__(self, outer: MapSpec, inner: MapSpec, max_entries: int | None = None) -> None:
+        self._idle = BpfMap(inner, max_entries)
+        self._active = BpfMap(inner, max_entries)
+        self.outer = BpfMap(outer, inner=self._active)
+        self.outer.update(0, self._active.fd)
+
+    def drain(self) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Everything added since the last drain, as (keys, values)."""
+        self._active, self._idle = self._idle, self._active
+        self.outer.update(0, self._active.fd)
+        return self._idle.drain()
+
+    @property
+    def inner(self) -> BpfMap:
+        """One of the two, for its size and type."""
+        return self._idle
+
+    def memory_bytes(self) -> int:
+        """Both maps together."""
+        return self._idle.memory_bytes() + self._active.memory_bytes()
+
+    def close(self) -> None:
+        """Drops all three maps."""
+        for each in (self.outer, self._active, self._idle):
+            each.close()
+
+
 def _grown(array: NDArray[Any], room: int, filled: int) -> NDArray[Any]:
     larger = np.empty(room, array.dtype)
     larger[:filled] = array[:filled]

@@ -39,7 +39,7 @@ def pointer(buffer: ctypes.Array[ctypes.c_char] | int) -> int:
 
 
 def bpf(command: int, attr: bytes | bytearray) -> int:
-    """bpf(2). Returns its non-negative result; raises OSError with the kernel's errno."""
+    """The system call. Returns its non-negative result; raises OSError with the kernel's errno."""
     buffer = ctypes.create_string_buffer(bytes(attr), len(attr))
     return bpf_in_place(command, buffer)
 
@@ -64,7 +64,7 @@ def object_info(fd: int, size: int) -> bytes:
 
 
 def perf_event_open(attr: bytes, cpu: int) -> int:
-    """perf_event_open(2) for all processes on one CPU; returns a close-on-exec descriptor."""
+    """Opens a perf event for all processes on one CPU; returns a close-on-exec descriptor."""
     number = _PERF_EVENT_OPEN.get(platform.machine(), -1)
     buffer = ctypes.create_string_buffer(attr, len(attr))
     flag_cloexec = 8

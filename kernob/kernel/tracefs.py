@@ -7,7 +7,6 @@ remove what a killed agent left behind; a clean end removes its own.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import itertools
 import logging
@@ -45,16 +44,21 @@ def ensure() -> Path:
         raise AttachError("this kernel has no tracefs")
     if _libc.mount(b"tracefs", str(target).encode(), b"tracefs", 0, None) != 0:
         error = os.strerror(ctypes.get_errno())
-        raise AttachError(f"tracefs is not mounted and cannot be ({error}): mount -t tracefs tracefs {target}")
+        raise AttachError(
+            f"tracefs is not mounted and cannot be ({error}): mount -t tracefs tracefs {target}"
+        )
     return target
 
 
 def is_traceable(function: str) -> bool:
     """Whether the kernel has a symbol of this name to put a kprobe on."""
-    needle = f" {function}\n"
-    with contextlib.suppress(OSError), open("/proc/kallsyms", encoding="ascii", errors="replace") as symbols:
-        return any(line.endswith(needle) or f" {function}\t" in line for line in symbols)
-    return False
+    try:
+        with Path("/proc/kallsyms").open(encoding="ascii", errors="replace") as symbols:
+            # address, type, name, and for modules their own name
+            return any(line.split(maxsplit=3)[2] == function for line in symbols if function in line)
+    except OSError as error:
+        log.info("cannot look up %s: %s", function, error)
+        return False
 
 
 def add_kprobe(function: str, at_return: bool) -> tuple[int, Callable[[], None]]:

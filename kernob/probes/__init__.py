@@ -1,2 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One module per probe: its hooks, how its map rows decode, the metrics it feeds."""
+"""The probes. PROBES is the only registry: adding one is a C file, a module here, a line below."""
+
+from __future__ import annotations
+
+from kernob.probes import process, traffic
+from kernob.probes.probe import Probe
+
+PROBES: tuple[Probe, ...] = (process.PROBE, traffic.PROBE)

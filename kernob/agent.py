@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent: ticks a Pipeline, feeds exporters, serves screens, and ends cleanly.
+
+`Agent` is the tick loop with its subscribers; `run_agent` composes it with everything that leaves the
+process. Called by `cli` (run) and `ui.top` (when no agent runs).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Generator
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Protocol
+
+from kernob.config import Settings
+from kernob.errors import KernelError
+from kernob.model import HookReport, Snapshot
+from kernob.pipeline import Pipeline
+from kernob.state.points import MetricBatch
+
+log = logging.getLogger(__name__)
+
+_MIN_WATCH_S = 0.2
+_STOP_JOIN_S = 10.0
+_FLUSH_S = 2.0
+
+
+class Sink(Protocol):
+    """Takes what is to be exported; must never block the tick."""
+
+    def submit(self, batch: MetricBatch, snapshot: Snapshot) -> None:
+        """Accepts a batch; may replace one that still waits."""
+
+    def acknowledged(self) -> list[MetricBatch]:
+        """Batches that are safely away since the last call."""
+
+    def close(self, timeout_s: float) -> None:
+        """Sends what waits, within the time."""
+
+
+class Agent:
+    """Ticks in a thread of its own from `__enter__` to `__exit__`. Any thread may subscribe."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        sink: Sink | None = None,
+        on_end: Callable[[], None] | None = None,
+    ) -> None:
+        """Nothing happens before `with`. `on_end` is called when ticking ends, also by failure."""
+        self._settings = settings
+        self._sink = sink
+        self._on_end = on_end
+        self._pipeline = Pipeline(settings)
+        self._changed = threading.Condition()
+        self._snapshot: Snapshot | None = None
+        self._serial = 0
+        self._watchers: dict[object, float] = {}
+        self._stopping = False
+        self._thread = threading.Thread(target=self._loop, name="tick", daemon=True)
+        self.failure: Exception | None = None
+
+    def __enter__(self) -> Agent:
+        """Attaches and starts ticking. Raises PreconditionError or KernelError."""
+        self._pipeline.__enter__()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        self._thread.join(_STOP_JOIN_S)
+        self._pipeline.__exit__(kind, error, trace)
+
+    def latest(self) -> Snapshot | None:
+        """The last tick's snapshot; its flows are there only while somebody watches. None at first."""
+        with self._changed:
+            return self._snapshot
+
+    @property
+    def hooks(self) -> tuple[HookReport, ...]:
+        """What was attached, and how."""
+        return self._pipeline.hooks
+
+    def subscribe(self, interval_s: float) -> Generator[Snapshot, None, None]:
+        """Snapshots, at least one every `interval_s`, until closed or the agent ends.
+
+        A slow reader misses snapshots; it never gets an old one twice.
+        """
+        token = object()
+        with self._changed:
+            self._watchers[token] = max(_MIN_WATCH_S, interval_s)
+            seen = self._serial
+            self._changed.notify_all()
+        try:
+            while True:
+                snapshot, seen = self._next_after(seen)
+                if snapshot is None:
+                    return
+                yield snapshot
+        finally:
+            with self._changed:
+                del self._watchers[token]
+
+    def _next_after(self, seen: int) -> tuple[Snapshot | None, int]:
+        """Waits for a snapshot newer than number `seen`; None when the agent ends."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._serial > seen or self._stopping or self.failure)
+            if self._stopping or self.failure:
+                return None, seen
+            return self._snapshot, self._serial
+
+    def _loop(self) -> None:
+        try:
+            self._run()
+        except Exception as error:  # whatever it is, the agent must say so and end, not hang
+            log.debug("tick thread", exc_info=True)
+            self.failure = error
+        with self._changed:
+            self._changed.notify_all()
+        if self._on_end:
+            self._on_end()
+
+    def _run(self) -> None:
+        export_every_s = self._settings.otlp.export_interval_s or 0.0
+        interval_s = self._settings.scrape_interval_s
+        exported_s = due_s = last_s = time.monotonic()
+        while True:
+            stopping, watch_s = self._wait_for_turn(due_s, last_s)
+            if stopping:
+                self._pipeline.detach()
+            last_s = now_s = time.monotonic()
+            window_s = watch_s or self._settings.aggregation_window_s
+            snapshot = self._pipeline.tick(window_s, watch_s is not None)
+            scheduled = stopping or now_s >= due_s
+            if now_s >= due_s:
+                # whole intervals, so that a late tick does not shift those after it
+                due_s += interval_s * (1 + int((now_s - due_s) / interval_s))
+            if scheduled and (stopping or now_s - exported_s >= export_every_s * 0.99):
+                exported_s = now_s
+                self._export(snapshot)
+            with self._changed:
+                self._snapshot = snapshot
+                self._serial += 1
+                self._changed.notify_all()
+            if stopping:
+                return
+
+    def _wait_for_turn(self, due_s: float, last_s: float) -> tuple[bool, float | None]:
+        """Sleeps until the schedule's next tick, or an earlier one for whoever watches.
+
+        Returns whether to stop, and the interval of the most impatient watcher.
+        """
+        with self._changed:
+            while True:
+                watch_s = min(self._watchers.values(), default=None)
+                next_s = due_s if watch_s is None else min(due_s, last_s + watch_s)
+                pause_s = next_s - time.monotonic()
+                if self._stopping or pause_s <= 0:
+                    return self._stopping, watch_s
+                self._changed.wait(pause_s)
+
+    def _export(self, snapshot: Snapshot) -> None:
+        if self._sink is None:
+            return
+        store = self._pipeline.store
+        for batch in self._sink.acknowledged():
+            store.acknowledge(batch)
+        self._sink.submit(store.batch(snapshot.time_unix_ns), snapshot)
+
+
+def run_agent(settings: Settings, otlp_file: Path | None) -> int:
+    """`kernob run`: until SIGTERM or SIGINT, then one last reading is flushed. Returns the exit code.
+
+    Raises ConfigError, PreconditionError or KernelError before anything is attached or after all is
+    taken back.
+    """
+    from kernob.export.outlet import Outlet
+    from kernob.export.socket import SnapshotServer
+
+    stop = threading.Event()
+
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        log.info("%s: reading once more, flushing", signal.Signals(number).name)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_signal)
+    with contextlib.ExitStack() as stack:
+        outlet = Outlet(settings.otlp, settings.resource_attributes, otlp_file)
+        stack.callback(outlet.close, _FLUSH_S)
+        agent = Agent(settings, outlet, on_end=stop.set)
+        server = SnapshotServer(settings.socket_path, agent)
+        server.bind()
+        stack.callback(server.close)
+        stack.enter_context(agent)
+        server.start()
+        log.info("ready: %d hooks attached", len(agent.hooks))
+        stop.wait()
+    if agent.failure:
+        raise KernelError(f"the agent stopped: {agent.failure}") from agent.failure
+    return 0

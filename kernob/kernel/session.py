@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One load of Kernob's programs into the kernel: compile, create maps, attach hooks, take it all back.
+
+In: which C files and hooks (from `probes`), KernelOptions. Out: attached programs, readable maps,
+HookReports. Called by `agent` and `doctor`. Use as a context manager: nothing stays attached after it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import resource
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kernob.errors import BtfError, KernelError, PreconditionError
+from kernob.kernel import attach, compiler, headers, offsets, syscall, tracefs
+from kernob.kernel.attach import Hook, Link, Loader
+from kernob.kernel.btf import VMLINUX, Btf
+from kernob.kernel.maps import ARRAY_OF_MAPS, BpfMap, SwappedMap
+from kernob.kernel.programs import RunStats
+from kernob.model import HookReport, MapUsage, ProbeState
+
+log = logging.getLogger(__name__)
+
+_COMMON_SOURCES = ("types.h", "common.h")
+_STATS_RUN_TIME = 0
+_IDLE_SUFFIX = "_idle"
+
+
+@dataclass(frozen=True, slots=True)
+class KernelOptions:
+    """What a user may choose about the kernel side.
+
+    `capacities`: map name -> entries. `kinds_off`: strategies not to try, out of tp_btf, raw_tp,
+    fentry, kprobe, and btf (read offsets from kernel headers). `cache_dir` None: compile each time.
+    """
+
+    capacities: Mapping[str, int] = field(default_factory=dict)
+    kinds_off: frozenset[str] = frozenset()
+    btf_path: Path | None = None
+    cache_dir: Path | None = None
+    bpf_stats: bool = False
+
+
+class Session:
+    """See the module. Attributes: `reports`, one HookReport per hook in the order of attaching."""
+
+    def __init__(self, sources: Sequence[str], hooks: Sequence[Hook], options: KernelOptions) -> None:
+        self._sources = (*_COMMON_SOURCES, *sources)
+        self._hooks = tuple(hooks)
+        self._options = options
+        self._maps: dict[str, BpfMap] = {}
+        self._swapped: dict[str, SwappedMap] = {}
+        self._links: list[tuple[Hook, Link]] = []
+        self._stats_fd = -1
+        self.reports: tuple[HookReport, ...] = ()
+        self.type_source = ""
+
+    def __enter__(self) -> Session:
+        """Compiles, creates maps, attaches. Raises PreconditionError or KernelError, nothing left behind."""
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _open(self) -> None:
+        check_permission()
+        tracefs.remove_leftovers()
+        btf, macros = self._types()
+        compiled = compiler.compile_sources(self._sources, self._functions(), macros, self._options.cache_dir)
+        self._create_maps(compiled)
+        if self._options.bpf_stats:
+            self._stats_fd = syscall.bpf(syscall.ENABLE_STATS, struct.pack("=I", _STATS_RUN_TIME))
+        loader = Loader(compiled, self._by_name(), btf)
+        reports = []
+        for hook in self._hooks:
+            links, report = attach.attach(hook, loader, self._options.kinds_off)
+            self._links += [(hook, link) for link in links]
+            reports.append(report)
+        self.reports = tuple(reports)
+
+    def _types(self) -> tuple[Btf | None, dict[str, int]]:
+        """The kernel's types: BTF, or offsets out of real headers where there is none."""
+        reason = "switched off"
+        if "btf" not in self._options.kinds_off:
+            try:
+                btf = Btf.load(self._options.btf_path or VMLINUX)
+                self.type_source = str(self._options.btf_path or VMLINUX)
+                return btf, offsets.from_btf(btf)
+            except BtfError as error:
+                if self._options.btf_path:
+                    raise
+                reason = str(error)
+        macros, self.type_source = headers.offsets_from_headers(reason, self._options.cache_dir)
+        return None, macros
+
+    def _functions(self) -> tuple[str, ...]:
+        names = {a.program for hook in self._hooks for c in hook.candidates for a in c.attachments}
+        return tuple(sorted(names))
+
+    def _create_maps(self, compiled: compiler.CompiledObject) -> None:
+        _lift_memory_lock_limit()
+        capacities = self._options.capacities
+        outers = {name for name, spec in compiled.maps.items() if spec.type == ARRAY_OF_MAPS}
+        for name in outers:
+            inner = compiled.maps[name + _IDLE_SUFFIX]
+            self._swapped[name] = SwappedMap(compiled.maps[name], inner, capacities.get(name))
+        for name, spec in compiled.maps.items():
+            if name not in outers and name.removesuffix(_IDLE_SUFFIX) not in outers:
+                self._maps[name] = BpfMap(spec, capacities.get(name))
+
+    def _by_name(self) -> dict[str, BpfMap]:
+        return {**self._maps, **{name: pair.outer for name, pair in self._swapped.items()}}
+
+    def map(self, name: str) -> BpfMap:
+        """A map by its name in C; KeyError for one that does not exist."""
+        return self._maps[name]
+
+    def swapped(self, name: str) -> SwappedMap:
+        """An array of maps by its name in C; KeyError for one that does not exist."""
+        return self._swapped[name]
+
+    def require_essential(self) -> None:
+        """Raises KernelError naming the first essential hook that no strategy could attach."""
+        for hook, report in zip(self._hooks, self.reports, strict=True):
+            if hook.essential and report.state is not ProbeState.ATTACHED:
+                tried = "; ".join(f"{a.strategy}: {a.reason}" for a in report.attempts)
+                raise KernelError(f"hook {report.probe}.{report.hook}: no strategy attached ({tried})")
+
+    def detach(self) -> None:
+        """Takes the programs away in reverse order; maps stay readable, for the last reading."""
+        for _hook, link in reversed(self._links):
+            link.close()
+        self._links.clear()
+
+    def close(self) -> None:
+        """Detaches and frees everything; safe to call twice."""
+        self.detach()
+        for each in (*self._maps.values(), *self._swapped.values()):
+            each.close()
+        self._maps.clear()
+        self._swapped.clear()
+        if self._stats_fd >= 0:
+            os.close(self._stats_fd)
+            self._stats_fd = -1
+
+    def run_stats(self) -> dict[tuple[str, str], RunStats]:
+        """(probe, program) -> the kernel's own count of runs; run time only with bpf_stats."""
+        totals: dict[tuple[str, str], RunStats] = {}
+        for hook, link in self._links:
+            new, key = link.program.stats(), (hook.probe, link.program.name)
+            old = totals.get(key, RunStats(0, 0, 0))
+            totals[key] = RunStats(
+                old.run_time_ns + new.run_time_ns,
+                old.runs + new.runs,
+                old.recursion_misses + new.recursion_misses,
+            )
+        return totals
+
+    def usage(self, entries: Mapping[str, int]) -> tuple[MapUsage, ...]:
+        """Fill and memory of the maps named in `entries` (counts the caller has from reading them)."""
+        found = []
+        for name, count in entries.items():
+            if name in self._swapped:
+                pair = self._swapped[name]
+                found.append(MapUsage(name, count, pair.inner.max_entries, pair.memory_bytes()))
+            else:
+                each = self._maps[name]
+                found.append(MapUsage(name, count, each.max_entries, each.memory_bytes()))
+        return tuple(found)
+
+    def memory_bytes(self) -> int:
+        """Memory of all maps, as the kernel accounts it."""
+        return sum(m.memory_bytes() for m in (*self._maps.values(), *self._swapped.values()))
+
+    def losses(self) -> NDArray[Any]:
+        """The losses array (enum loss), cumulative since the maps were created."""
+        _keys, values = self._maps["losses"].read()
+        return np.asarray(values)
+
+
+def check_permission() -> None:
+    """Raises PreconditionError, one line, where bpf(2) cannot work at all."""
+    probe = struct.pack("=IIIII", 2, 4, 8, 1, 0)
+    try:
+        os.close(syscall.bpf(syscall.MAP_CREATE, probe))
+    except OSError as error:
+        if error.errno == 38:
+            raise PreconditionError("this kernel has no bpf system call (CONFIG_BPF_SYSCALL)") from error
+        if os.geteuid() != 0:
+            raise PreconditionError(
+                "Kernob needs root: run it with sudo, or in a privileged container"
+            ) from error
+        raise PreconditionError(
+            f"bpf is not permitted ({error.strerror}): give the container CAP_BPF, CAP_PERFMON and "
+            "CAP_SYS_PTRACE, or run it privileged"
+        ) from error
+
+
+def _lift_memory_lock_limit() -> None:
+    """Maps count against RLIMIT_MEMLOCK before Linux 5.11."""
+    try:
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    except (OSError, ValueError) as error:
+        log.debug("RLIMIT_MEMLOCK stays as it is: %s", error)
+
+
+def settle_memory() -> None:
+    """Gives memory that starting took back to the system (glibc only; harmless elsewhere)."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim:
+        trim(0)

@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One tick: read the maps, fold them into state, derive, hand out one immutable snapshot.
+
+In: Settings. Out: a Snapshot and the series in `store`. Called by `agent` from one thread only. This
+file and `agent` are where the layers meet; everything below them knows only its own input.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import time
+from pathlib import Path
+from types import TracebackType
+
+from kernob.config import Settings
+from kernob.derive.coverage import Payload, Reach, WireBytes, coverage, wire_bytes
+from kernob.kernel.procfs import InterfaceCounters, ProcFs
+from kernob.kernel.session import KernelOptions, Session, settle_memory
+from kernob.model import Coverage, HookReport, MapUsage, ProcessInfo, ProcessKey, Snapshot
+from kernob.probes import PROBES, process, traffic
+from kernob.probes.traffic import Loss
+from kernob.state.flows import Growth
+from kernob.state.names import needs_full_args, sanitize, service_of, split_args
+from kernob.state.processes import Process
+from kernob.state.series import SeriesStore
+from kernob.state.traffic import Caps, TrafficState
+
+log = logging.getLogger(__name__)
+
+_LIVENESS_S = 60.0
+_FULL_ARGS_BYTES = 65536
+
+
+def kernel_options(settings: Settings) -> KernelOptions:
+    """The part of the settings that the kernel layer understands."""
+    return KernelOptions(
+        capacities={
+            "socks": settings.max_sockets,
+            "flows": settings.max_flows,
+            "procs": settings.max_processes,
+        },
+        kinds_off=frozenset(settings.strategies_off),
+        btf_path=settings.btf_path,
+        cache_dir=settings.cache_dir,
+        bpf_stats=settings.bpf_stats,
+    )
+
+
+def new_session(settings: Settings) -> Session:
+    """A session with every probe; nothing is loaded before it is entered."""
+    sources = [source for probe in PROBES for source in probe.sources]
+    hooks = [hook for probe in PROBES for hook in probe.hooks]
+    return Session(sources, hooks, kernel_options(settings))
+
+
+class Pipeline:
+    """See the module. Use as a context manager: programs are attached inside it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._session = new_session(settings)
+        self._proc = ProcFs(settings.proc_root, sanitize, split_args)
+        self.store = SeriesStore(settings.resend_interval_s)
+        caps = Caps(
+            settings.max_process_series,
+            settings.max_flow_series,
+            settings.max_process_flow_series if settings.process_flows else 0,
+        )
+        specs = (traffic.PROCESS_IO, traffic.FLOW_IO, traffic.PROCESS_FLOW_IO)
+        self._traffic = TrafficState(self.store, specs, caps, self._resolve)
+        self._started_unix_ns = self._previous_unix_ns = time.time_ns()
+        self._window_started_s = self._checked_s = time.monotonic()
+        self._wire = _Wire(self._proc, settings.interfaces)
+        self._maps: tuple[MapUsage, ...] = ()
+        self._window_s = settings.aggregation_window_s
+
+    def __enter__(self) -> Pipeline:
+        """Attaches. Raises PreconditionError or KernelError with nothing left behind."""
+        self._session.__enter__()
+        try:
+            self._session.require_essential()
+            traffic.seed_listeners(self._session, self._proc.listening_ports())
+        except BaseException:
+            self._session.close()
+            raise
+        self._started_unix_ns = self._previous_unix_ns = time.time_ns()
+        self._wire.start()
+        settle_memory()
+        for report in self._session.reports:
+            log.info("%s.%s: %s", report.probe, report.hook, report.strategy or report.state.value)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._session.close()
+
+    @property
+    def hooks(self) -> tuple[HookReport, ...]:
+        """What was attached, and how."""
+        return self._session.reports
+
+    def detach(self) -> None:
+        """Takes the programs away; one more tick then reads exactly what they counted."""
+        self._session.detach()
+
+    def tick(self, window_s: float, with_flows: bool) -> Snapshot:
+        """Reads everything once. `with_flows`: put the flow rows into the snapshot, for a screen.
+
+        `window_s` is the shortest time that rates are formed over. Raises MapError.
+        """
+        now_s, now_unix_ns = time.monotonic(), time.time_ns()
+        keys, values = self._session.map("procs").read()
+        self._traffic.processes.mark_ended(process.ended_keys(keys, values))
+        rows = traffic.read(self._session)
+        growth = self._traffic.update(
+            (rows.closed_keys, rows.closed_values, rows.live), self._previous_unix_ns
+        )
+        self._wire.add(self._traffic, growth)
+        if now_s - self._window_started_s >= window_s * 0.95:
+            self._window_s = now_s - self._window_started_s
+            self._traffic.roll(self._window_s)
+            self._wire.roll()
+            self._window_started_s = now_s
+        self._check_liveness(now_s)
+        self._traffic.sweep(now_s, self._removed)
+        self._previous_unix_ns = now_unix_ns
+        self._maps = self._session.usage(
+            {"socks": len(rows.live), "flows": len(rows.closed_keys), "procs": len(keys)}
+        )
+        return Snapshot(
+            time_unix_ns=now_unix_ns,
+            started_unix_ns=self._started_unix_ns,
+            window_s=self._window_s,
+            host=os.uname().nodename,
+            flows=self._traffic.rows() if with_flows else (),
+            hooks=self._session.reports,
+            maps=self._maps,
+            losses=self._losses(),
+            coverage=self._wire.coverage,
+        )
+
+    def _losses(self) -> dict[str, int]:
+        counts = self._session.losses()
+        return {
+            "map_full": int(counts[Loss.FLOWS_FULL] + counts[Loss.PROCS_FULL]),
+            "sockets_full": int(counts[Loss.SOCKS_FULL]),
+            "series_cap": self._traffic.folded,
+            "recursion": sum(s.recursion_misses for s in self._session.run_stats().values()),
+        }
+
+    def _removed(self, ended: Process) -> None:
+        self._session.map("procs").delete(process.encode_key(ended.key))
+
+    def _resolve(self, key: ProcessKey) -> ProcessInfo | None:
+        """Names a process: what was captured in the kernel, else what /proc still has of it."""
+        row = self._session.map("procs").lookup(process.encode_key(key))
+        info: ProcessInfo | None = None
+        if row is not None:
+            raw, command_line = process.decode(key, row[0])
+            info = dataclasses.replace(
+                raw,
+                executable=sanitize(raw.executable.encode("utf-8", "surrogateescape")),
+                comm=sanitize(raw.comm.encode("utf-8", "surrogateescape")),
+                args=split_args(command_line, len(row[0]["args"])),
+                cgroup=tuple(sanitize(g.encode("utf-8", "surrogateescape"), 256) for g in raw.cgroup),
+            )
+        if info is None or not info.args or needs_full_args(info):
+            current = self._proc.read_process(key.pid, _FULL_ARGS_BYTES)
+            if current and current.key.start_ticks == key.start_ticks:
+                if info is None:
+                    info = dataclasses.replace(current, key=key)
+                elif current.executable == info.executable:
+                    info = dataclasses.replace(info, args=current.args)
+        return dataclasses.replace(info, service=service_of(info)) if info else None
+
+    def _check_liveness(self, now_s: float) -> None:
+        """Once a minute, asks /proc for processes whose end the kernel side could not tell (exec)."""
+        if now_s - self._checked_s < _LIVENESS_S:
+            return
+        self._checked_s = now_s
+        gone = []
+        for known in self._traffic.processes.alive():
+            current = self._proc.read_process(known.key.pid, 0)
+            if current is None or current.key.start_ticks != known.key.start_ticks:
+                gone.append(known.key)
+        self._traffic.processes.mark_ended(gone)
+
+
+class _Wire:
+    """Payload by window against the interfaces' own counters."""
+
+    def __init__(self, proc: ProcFs, wanted: tuple[str, ...]) -> None:
+        self._proc = proc
+        self._wanted = wanted
+        self._sums: dict[tuple[int, str], int] = {}
+        self._before: dict[str, InterfaceCounters] = {}
+        self._reach = Reach((), ())
+        self._counted: tuple[str, ...] = ()
+        self._netns = 0
+        self.coverage: tuple[Coverage, ...] = ()
+
+    def start(self) -> None:
+        """Begins a window; finds out which interfaces count and what lies behind them."""
+        self._before = self._proc.interfaces()
+        self._counted = self._proc.counted_interfaces(self._before, self._wanted)
+        self._reach = Reach(self._proc.routes(), self._counted)
+        try:
+            self._netns = Path("/proc/1/ns/net").stat().st_ino
+        except OSError:
+            self._netns = Path("/proc/self/ns/net").stat().st_ino
+        self._sums = {}
+
+    def add(self, state: TrafficState, growth: Growth) -> None:
+        """Adds what flows of the host's network namespace moved over counted interfaces."""
+        moved = zip(growth.flows.tolist(), growth.tx_bytes.tolist(), growth.rx_bytes.tolist(), strict=True)
+        for flow, tx, rx in moved:
+            there = state.destination(flow)
+            if there.netns != self._netns or not self._reach.crosses(there.peer):
+                continue
+            name = f"{there.transport.name.lower()}{4 if ':' not in there.peer else 6}_bytes"
+            for direction, count in enumerate((tx, rx)):
+                self._sums[direction, name] = self._sums.get((direction, name), 0) + count
+
+    def roll(self) -> None:
+        """Ends a window and begins the next."""
+        after = self._proc.interfaces()
+        wire: WireBytes = wire_bytes(self._before, after, self._counted)
+        sent = Payload(**{n: c for (d, n), c in self._sums.items() if d == 0})
+        received = Payload(**{n: c for (d, n), c in self._sums.items() if d == 1})
+        if self._counted:
+            self.coverage = coverage(",".join(self._counted), wire, received, sent)
+        self.start()

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cumulative bytes per flow, out of two partial views of the kernel: closed bytes and live sockets.
+
+In: one tick's rows (arrays of struct flow_key, flow_val and sock_val). Out: which flows grew and by
+how much. Called by `state.traffic`. A flow's total is what closed sockets left behind plus what its
+live sockets hold. A socket that closes between the two reads is in neither for one tick, so a total
+never follows a dip: it waits until the sum is above it again. Totals are therefore never above the
+truth, never fall, and are exact as soon as nothing closes while it is read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Indices = NDArray[np.int64]
+Counts = NDArray[np.int64]
+
+PROCESS_BYTES = 10
+"""A struct flow_key begins with tgid, start and exec: so many bytes name the process."""
+
+_FIRST_ROOM = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """Flows that grew in a tick: indices (unique, ascending) and bytes added in each direction."""
+
+    flows: Indices
+    tx_bytes: Counts
+    rx_bytes: Counts
+
+
+class FlowTable:
+    """All known flows, by index. An index is stable until `forget`; then it may be used again."""
+
+    def __init__(self) -> None:
+        self._index: dict[bytes, int] = {}
+        self._keys: list[bytes] = []
+        self._free: list[int] = []
+        self._closed = np.zeros((_FIRST_ROOM, 2), np.int64)
+        self._live = np.zeros((_FIRST_ROOM, 2), np.int64)
+        self.totals = np.zeros((_FIRST_ROOM, 2), np.int64)
+        self.sockets = np.zeros(_FIRST_ROOM, np.int64)
+        self.last_growth_tick = np.zeros(_FIRST_ROOM, np.int64)
+        self.tick = 0
+        self.new: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def key(self, flow: int) -> bytes:
+        """The 52 bytes of struct flow_key."""
+        return self._keys[flow]
+
+    def indices(self) -> Indices:
+        """Indices of all known flows."""
+        return np.fromiter(self._index.values(), np.int64, len(self._index))
+
+    def update(self, closed_keys: NDArray[Any], closed_values: NDArray[Any], live: NDArray[Any]) -> Growth:
+        """Folds one tick's rows in. Afterwards `new` lists the flows seen for the first time."""
+        self.tick += 1
+        self.new = []
+        self._fold_closed(closed_keys, closed_values)
+        self._live[:] = 0
+        self.sockets[:] = 0
+        flows = self._fold_live(live)
+        np.add.at(self.sockets, flows, 1)
+        sums = self._closed + self._live
+        grown = np.flatnonzero((sums > self.totals).any(axis=1))
+        before = self.totals[grown]
+        self.totals[grown] = np.maximum(before, sums[grown])
+        added = self.totals[grown] - before
+        self.last_growth_tick[grown] = self.tick
+        return Growth(grown, added[:, 0], added[:, 1])
+
+    def _fold_closed(self, keys: NDArray[Any], values: NDArray[Any]) -> None:
+        flows = self._lookup(keys)
+        np.add.at(self._closed[:, 0], flows, values["tx"].astype(np.int64))
+        np.add.at(self._closed[:, 1], flows, values["rx"].astype(np.int64))
+
+    def _fold_live(self, live: NDArray[Any]) -> Indices:
+        used = live[(live["tx"] > 0) | (live["rx"] > 0)]
+        flows = self._lookup(np.ascontiguousarray(used["key"]))
+        np.add.at(self._live[:, 0], flows, used["tx"].astype(np.int64))
+        np.add.at(self._live[:, 1], flows, used["rx"].astype(np.int64))
+        return flows
+
+    def _lookup(self, keys: NDArray[Any]) -> Indices:
+        """Index of each key, new ones added."""
+        raw = keys.view(f"V{keys.dtype.itemsize}").tolist() if len(keys) else []
+        found = self._index
+        return np.fromiter(
+            (found[key] if key in found else self._add(key) for key in raw), np.int64, len(raw)
+        )
+
+    def _add(self, key: bytes) -> int:
+        if self._free:
+            flow = self._free.pop()
+            self._keys[flow] = key
+        else:
+            flow = len(self._keys)
+            self._keys.append(key)
+            if flow >= len(self.totals):
+                self._grow()
+        self._index[key] = flow
+        self.last_growth_tick[flow] = self.tick
+        self.new.append(flow)
+        return flow
+
+    def _grow(self) -> None:
+        for name in ("_closed", "_live", "totals", "sockets", "last_growth_tick"):
+            array: NDArray[Any] = getattr(self, name)
+            setattr(self, name, np.concatenate([array, np.zeros_like(array)]))
+
+    def forget(self, flows: Indices) -> None:
+        """Drops flows that no live socket holds. Should one come back, it counts from 0 again."""
+        for flow in flows.tolist():
+            del self._index[self._keys[flow]]
+            self._keys[flow] = b""
+            self._free.append(flow)
+        for array in (self._closed, self._live, self.totals, self.sockets):
+            array[flows] = 0
