@@ -1,7 +1,270 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The `kernob` command."""
+"""The `kernob` command: options enter, an exit code leaves; what a command does stands elsewhere.
+
+Everything but click is imported by the command that needs it: `kernob top --help` loads neither gRPC nor
+numpy, and a client of a running agent never loads what only the agent needs.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kernob import __version__
+from kernob.errors import ConfigError, KernobError
+
+if TYPE_CHECKING:
+    from kernob.config import Settings
+
+EXIT_USAGE = ConfigError.exit_code
+EXIT_FAULT = 70  # EX_SOFTWARE of sysexits(3)
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
+
+EXIT_CODES = f"""\b
+Exit codes:
+  0    done
+  1    failed for a reason the message names, or the reader of the output left
+  2    an option or setting is unknown, malformed or out of range
+  3    something is missing before anything attached: root, bpf, BCC
+  4    no agent could be reached
+  5    the kernel refused something that is needed
+  {EXIT_FAULT}   a fault in Kernob itself
+  {EXIT_INTERRUPTED}  interrupted
+"""
+
+# What --sort takes, and what kernob.view calls it.
+SORTS = {
+    "rate": "rate",
+    "tx": "tx_rate",
+    "rx": "rx_rate",
+    "total": "total",
+    "tx-total": "tx_total",
+    "rx-total": "rx_total",
+    "process": "process",
+    "pid": "pid",
+    "service": "service",
+    "destination": "destination",
+}
+GROUPS = ("flow", "process", "service", "destination")
 
 
-def main() -> int:
-    """Run the command line; returns the exit code."""
+class _Seconds(click.ParamType[float]):
+    """A pace in seconds, by the rules of KERNOB_SCRAPE_INTERVAL (click's own ranges let nan pass)."""
+
+    name = "seconds"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the number, or end with one line that says what would be valid."""
+        from kernob.config_values import Number
+
+        kind = Number(0.2, 300, "a number of seconds")
+        try:
+            return float(kind.parse(value))
+        except ValueError:
+            self.fail(f"{value!r} must be {kind.expects}", param, ctx)
+
+
+_config_option = click.option(
+    "--config",
+    "config_file",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="TOML file to read (default: KERNOB_CONFIG, or /etc/kernob/kernob.toml if it is there).",
+)
+_socket_option = click.option(
+    "--socket", "socket_path", metavar="PATH", help="The agent's socket (default: KERNOB_SOCKET)."
+)
+
+
+def _settings(config_file: Path | None, socket_path: str | None = None) -> Settings:
+    """Load the settings, and log as they say from here on."""
+    from kernob import log
+    from kernob.config import load_settings
+
+    overrides = {} if socket_path is None else {"socket_path": socket_path}
+    settings = load_settings(os.environ, config_file, overrides)
+    log.set_up(settings.log_level, sys.stderr, os.environ)
+    return settings
+
+
+@click.group(
+    epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+@click.version_option(__version__, message="kernob %(version)s")
+def kernob() -> None:
+    """Which process sends how many bytes to whom: live on this screen, and as OTLP.
+
+    \b
+    Examples:
+      kernob top
+      kernob top --once --json
+      OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4318 kernob run
+    """
+
+
+@kernob.command(epilog=EXIT_CODES, short_help="The agent: watch, and send OTLP metrics.")
+@_config_option
+@click.option(
+    "--otlp-file",
+    metavar="PATH",
+    type=click.Path(path_type=Path),
+    help="Also write every export to this file, as OTLP JSON lines.",
+)
+def run(config_file: Path | None, otlp_file: Path | None) -> int:
+    """Watch the kernel and send OTLP metrics until SIGTERM or Ctrl-C; needs root.
+
+    Ends within 3 seconds of either, after a last export, with exit code 0.
+
+    \b
+    Examples:
+      kernob run
+      OTEL_EXPORTER_OTLP_ENDPOINT=https://collector:4318 kernob run
+      OTEL_METRICS_EXPORTER=none kernob run --otlp-file /tmp/metrics.jsonl
+      KERNOB_SCRAPE_INTERVAL=1 kernob run --config ./kernob.toml
+    """
+    settings = _settings(config_file)
+    from kernob.agent import run_agent
+
+    return run_agent(settings, otlp_file)
+
+
+@kernob.command(epilog=EXIT_CODES, short_help="Live traffic by process and destination.")
+@_config_option
+@_socket_option
+@click.option("--once", is_flag=True, help="Show one measurement and end.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document per measurement and line.")
+@click.option(
+    "--interval",
+    "interval_s",
+    metavar="SECONDS",
+    type=_Seconds(),
+    default=1.0,
+    show_default=True,
+    help="Time between two measurements, 0.2 to 300.",
+)
+@click.option(
+    "--by",
+    "group",
+    type=click.Choice(GROUPS),
+    default="flow",
+    show_default=True,
+    help="What one row stands for.",
+)
+@click.option(
+    "--sort",
+    type=click.Choice(tuple(SORTS)),
+    default="rate",
+    show_default=True,
+    help="What rows are ordered by; tx and rx are rates.",
+)
+@click.option(
+    "--filter",
+    "filter_text",
+    metavar="TEXT",
+    default="",
+    help="Only rows with all these words in process, PID, service or destination.",
+)
+def top(config_file: Path | None, socket_path: str | None, **options: Any) -> int:
+    """Show live traffic by process and destination; needs root.
+
+    A client of the running agent; without one it watches the kernel itself while it runs.
+
+    \b
+    Examples:
+      kernob top
+      kernob top --by service --sort tx
+      kernob top --filter postgres
+      kernob top --once --json | jq '.rows[0]'
+    """
+    settings = _settings(config_file, socket_path)
+    from kernob.ui.top import run_top
+
+    options["sort"] = SORTS[options["sort"]]
+    return run_top(settings, **options)
+
+
+@kernob.command(epilog=EXIT_CODES, short_help="What this kernel offers, and what is missing.")
+@_config_option
+@_socket_option
+@click.option("--json", "as_json", is_flag=True, help="The same as one JSON document.")
+def doctor(config_file: Path | None, socket_path: str | None, as_json: bool) -> int:
+    """Say what this kernel offers, what is attached, what is missing and how to get it.
+
+    \b
+    Examples:
+      kernob doctor
+      kernob doctor --json | jq '.hooks[] | select(.state != "attached")'
+    """
+    settings = _settings(config_file, socket_path)
+    from kernob.ui.doctor import run_doctor
+
+    return run_doctor(settings, as_json)
+
+
+@kernob.command(epilog=EXIT_CODES, short_help="Every setting and where it came from.")
+@_config_option
+@click.option("--json", "as_json", is_flag=True, help="The same as one JSON document.")
+def config(config_file: Path | None, as_json: bool) -> int:
+    """Show every setting, its value and where it came from; secrets are masked.
+
+    \b
+    Examples:
+      kernob config
+      KERNOB_SCRAPE_INTERVAL=1 kernob config --json
+      kernob config --config ./kernob.toml
+    """
+    settings = _settings(config_file)
+    from kernob.ui import settings as screen
+
+    click.echo(screen.as_json(settings) if as_json else screen.as_table(settings))
     return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code; every failure is one line on standard error."""
+    try:
+        code = kernob.main(args=arguments, prog_name="kernob", standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except KernobError as error:
+        return _fail(str(error), error.exit_code, error)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return EXIT_USAGE
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "kernob"
+        return _fail(f"{error.format_message()} ('{command} --help' lists all)", EXIT_USAGE, error)
+    except click.ClickException as error:
+        return _fail(error.format_message(), error.exit_code, error)
+    except (KeyboardInterrupt, click.Abort):
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # As click does where it writes itself: nobody is left to tell, and closing must not fail once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return KernobError.exit_code
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        hint = "a fault in Kernob; KERNOB_LOG_LEVEL=debug shows where"
+        return _fail(f"{what} ({hint})", EXIT_FAULT, error)
+    return code if isinstance(code, int) else 0
+
+
+def _fail(message: str, code: int, error: Exception) -> int:
+    from kernob.log import one_line
+
+    if logging.getLogger("kernob").isEnabledFor(logging.DEBUG) or _debug_asked():
+        traceback.print_exception(error)
+    click.echo(f"kernob: {one_line(message)}", err=True)
+    return code
+
+
+def _debug_asked() -> bool:
+    """Whether the environment asks for tracebacks, also of what failed before settings were loaded."""
+    return os.environ.get("KERNOB_LOG_LEVEL", "").strip().lower() == "debug"
