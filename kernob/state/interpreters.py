@@ -273,8 +273,8 @@ def _script(grammar: Grammar, target: str, rest: list[str]) -> str:
         return "" if run.endswith(CUT_MARK) else PurePosixPath(run).name
     if grammar.family == "dotnet" and path.suffix not in (".dll", ".exe"):
         return ""
-    if name in _PM2_CONTAINERS or not name.strip("."):
-        return ""
+    if name in _PM2_CONTAINERS or not name.strip(".") or target.startswith(("/dev/", "/proc/")):
+        return ""  # bash <(curl x) runs /dev/fd/63
     return name
 
 

@@ -97,6 +97,8 @@ INTERPRETED = [
     ("bash", "bash -ec ./x.sh", "bash"),
     ("bash", "-bash", "bash"),
     ("bash", "bash", "bash"),
+    ("bash", "bash /dev/fd/63", "bash"),
+    ("python3.11", "python3 /dev/stdin", "python"),
     ("bash", "bash -s a b", "bash"),
     ("dash", "/bin/sh /etc/cron.daily/report", "report"),
     ("dash", "sh -c curl", "sh"),

@@ -6,7 +6,7 @@ from __future__ import annotations
 import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernob.model import PeerClass
@@ -94,6 +94,7 @@ def test_a_limit_without_room_for_the_mark_is_refused() -> None:
         sanitize("x", 3)
 
 
+@settings(deadline=None)
 @given(st.one_of(HOSTILE_TEXT, st.binary(max_size=200)), st.integers(4, 80))
 def test_sanitising_holds_its_promises_for_any_input(raw: bytes | str, limit: int) -> None:
     """The result is bounded, encodable, visible, not empty, and sanitising it again changes nothing."""
@@ -130,6 +131,7 @@ def test_a_full_buffer_marks_its_last_argument() -> None:
     assert split_args(raw[:20], 20) == ("python3", "/srv/" + "x" * 7 + "…")
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=192))
 def test_splitting_never_fails_and_keeps_every_argument_clean(raw: bytes) -> None:
     """Whatever the buffer holds, each argument is empty or sanitised."""
@@ -202,6 +204,7 @@ def test_a_rule_that_is_no_network_is_refused() -> None:
         Classifier([ClassRule("10.0.0.1/8", PeerClass.INTERNAL)])
 
 
+@settings(deadline=None)
 @given(st.ip_addresses())
 def test_every_address_is_in_some_class_and_mapping_changes_none(address: object) -> None:
     """No address is refused, and a v4 address and its v4-mapped form are in one class."""

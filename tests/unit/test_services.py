@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernob.model import ProcessInfo, ProcessKey
@@ -298,6 +298,7 @@ WORDS = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from(
         ["python3.11", "node", "java", "ruby", "php", "perl", "bash", "busybox", "deno", "", "x"]
@@ -317,6 +318,7 @@ def test_no_process_is_without_a_clean_name(
     assert needs_full_args(info) in (True, False)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 2**22))
 def test_the_pid_never_reaches_the_name(pid: int) -> None:
     """Two processes that differ only in their PID belong to one service."""
