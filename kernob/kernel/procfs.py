@@ -199,7 +199,7 @@ class ProcFs:
             *_routes6(self._host_net("ipv6_route")),
         ]
         found.sort(key=lambda row: (-row[0].network.prefixlen, row[1]))
-        return tuple(route for route, _ in found)
+        return tuple(dict.fromkeys(route for route, _ in found))  # fib_trie tells some of them twice
 
     def _is_physical(self, name: str) -> bool:
         return "/" not in name and (self._net_class / name / "device").exists()

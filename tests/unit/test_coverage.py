@@ -7,7 +7,7 @@ import doctest
 import ipaddress
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import kernob.derive.coverage as module
@@ -130,6 +130,7 @@ def test_counters_are_summed_over_the_interfaces_asked_for() -> None:
 SIZES = st.integers(0, 10**13)
 
 
+@settings(deadline=None)
 @given(SIZES, st.integers(1, 10**9), SIZES, st.integers(1, 10**9))
 def test_everything_explained_is_one(rx: int, rx_packets: int, tx: int, tx_packets: int) -> None:
     """Whatever the packets' sizes, attributing all payload gives 1 in each direction that says anything."""
@@ -139,6 +140,7 @@ def test_everything_explained_is_one(rx: int, rx_packets: int, tx: int, tx_packe
         assert ratio is None or ratio == pytest.approx(1.0)
 
 
+@settings(deadline=None)
 @given(SIZES, SIZES, SIZES, SIZES, st.integers(0, 10**9), st.integers(0, 10**9))
 def test_explaining_more_never_lowers_coverage(
     rx: int, tx: int, received: int, more: int, rx_packets: int, tx_packets: int
@@ -153,6 +155,7 @@ def test_explaining_more_never_lowers_coverage(
             assert 0 <= less <= greater * (1 + 1e-9)
 
 
+@settings(deadline=None)
 @given(SIZES, SIZES, SIZES, st.integers(1, 10**9), st.integers(2, 50))
 def test_coverage_does_not_depend_on_the_window_s_length(
     rx: int, tx: int, received: int, packets: int, factor: int

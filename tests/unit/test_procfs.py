@@ -350,8 +350,8 @@ def test_routes_are_ordered_as_the_kernel_would_choose(tmp_path: Path) -> None:
     ]
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.binary(max_size=400))
-@settings(max_examples=50)
 def test_no_content_of_any_table_raises(tmp_path_factory: pytest.TempPathFactory, junk: bytes) -> None:
     """Arbitrary bytes in every file give empty or partial answers, never an exception."""
     root = tmp_path_factory.mktemp("proc")
