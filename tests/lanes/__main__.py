@@ -27,7 +27,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 EPILOG = """\
 examples:
   tests/lanes/lane.sh bookworm -- /usr/bin/python3 -m pytest tests/kernel -m lane
-  tests/lanes/lane.sh bookworm --env KERNOB_STRATEGIES_OFF=fentry,tp_btf -- /usr/bin/python3 -m kernob doctor
+  tests/lanes/lane.sh bookworm --env KERNOB_STRATEGIES_OFF=fentry,tp_btf -- kernob doctor
   tests/lanes/lane.sh trixie --headers -- sh -c 'uname -r; ls /usr/src'
   tests/lanes/lane.sh trixie --build-only
 
@@ -54,7 +54,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "--results",
         type=Path,
         metavar="DIR",
-        help="replaced by what the guest left in $KERNOB_LANE_RESULTS, its console and dmesg",
+        help="replaced by what the guest left in $LANE_RESULTS, its console and dmesg",
     )
     parser.add_argument(
         "--boot-limit",

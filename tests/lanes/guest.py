@@ -71,15 +71,17 @@ class Console:
 
 
 def guest_environment(extra: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of the command in the guest; `extra` wins."""
+    """Return the environment of the command in the guest; `extra` wins.
+
+    Nothing of it begins with KERNOB_: kernob refuses settings that it does not know.
+    """
     return {
-        "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+        "PATH": f"{PROJECT_IN_GUEST}/.venv/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "HOME": "/root",
         "LANG": "C.UTF-8",
         "TERM": "dumb",
         "PYTHONPATH": f"{PROJECT_IN_GUEST}:{PACKAGES_IN_GUEST}",
-        "KERNOB_PROGRAM": "/usr/bin/python3 -m kernob",
-        "KERNOB_LANE_RESULTS": RESULTS_IN_GUEST,
+        "LANE_RESULTS": RESULTS_IN_GUEST,
         **extra,
     }
 
@@ -101,6 +103,7 @@ def write_payload(path: Path, project: Path, job: Job) -> None:
         for name in project_files(project):
             archive.add(project / name, f"project/{name}", recursive=False)
         archive.add(HERE / "guest/start.sh", "start.sh")
+        archive.add(HERE / "guest/kernob", "project/.venv/bin/kernob")
         for name, text in (("environment", "".join(exports)), ("command.sh", shlex.join(job.command) + "\n")):
             member = tarfile.TarInfo(name)
             member.size = len(text.encode())
