@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes the requests an endpoint would get into a file, one JSON value a line.
+
+Enters: a batch and own telemetry, each tick. Leaves: lines as the OpenTelemetry "Protocol File Exporter"
+and OTLP's JSON encoding specify them: MetricsData, lowerCamelCase names, enums as numbers, 64-bit
+integers as strings. Called by `outlet`, in the tick's own thread (for debugging and tests): what was
+submitted is in the file when the call returns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import stat
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from google.protobuf import json_format
+from opentelemetry.proto.common.v1.common_pb2 import KeyValue
+from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric, MetricsData, NumberDataPoint
+
+from kernob.errors import ConfigError
+from kernob.export.encode import Batch, RequestEncoder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from kernob.model import Attributes
+
+_log = logging.getLogger(__name__)
+
+
+class OtlpFileExporter:
+    """Appends to one file. Raises ConfigError if it cannot be opened."""
+
+    def __init__(self, path: Path, resource: Attributes, version: str = "") -> None:
+        self._encoder = RequestEncoder(resource, version)
+        self._path = path
+        self._failing = False
+        try:
+            self._file = path.open("ab", buffering=0)
+        except OSError as error:
+            raise ConfigError(f"OTLP file {path}: {error.strerror or error}") from error
+
+    def write(self, batch: Batch, own: bytes | None = None) -> bool:
+        """Append the batch's lines, own telemetry first; say whether all of them are written.
+
+        A tick whose lines do not fit (disk full) leaves none behind where the file can be cut back.
+        """
+        whole_bytes = os.fstat(self._file.fileno()).st_size
+        try:
+            if own:
+                self._append(own)
+            for request in self._encoder.requests(batch):
+                self._append(request.body)
+        except OSError as error:
+            self._cut_back(whole_bytes)
+            if not self._failing:
+                _log.warning("cannot write %s: %s; totals are kept", self._path, error.strerror or error)
+            self._failing = True
+            return False
+        if self._failing:
+            _log.warning("writing %s again", self._path)
+        self._failing = False
+        return True
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _append(self, body: bytes) -> None:
+        line = memoryview(to_json(body) + b"\n")
+        while line:
+            line = line[self._file.write(line) :]
+
+    def _cut_back(self, size_bytes: int) -> None:
+        """Take back a tick that was written in part, so that each line stays a whole JSON value."""
+        if stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
+            with contextlib.suppress(OSError):  # then the half line stays; readers skip what does not parse
+                self._file.truncate(size_bytes)
+
+
+def to_json(body: bytes) -> bytes:
+    """Return a serialized MetricsData (or ExportMetricsServiceRequest: the same) as one line of OTLP JSON.
+
+    json_format takes 40 us for a point, so number points are taken out before and put back after it,
+    with each distinct attribute converted once.
+    """
+    message = MetricsData.FromString(body)
+    points = [_take_points(metric) for metric in _metrics(message)]
+    document: dict[str, Any] = _to_dict(message)
+    metrics = (
+        metric
+        for resource in document.get("resourceMetrics", ())
+        for scope in resource.get("scopeMetrics", ())
+        for metric in scope.get("metrics", ())
+    )
+    for metric, (kind, taken) in zip(metrics, points, strict=True):
+        if taken:
+            metric[kind]["dataPoints"] = taken
+    return msgspec.json.encode(document)
+
+
+def _to_dict(message: Any) -> dict[str, Any]:
+    return json_format.MessageToDict(message, use_integers_for_enums=True)
+
+
+def _metrics(message: MetricsData) -> Iterator[Metric]:
+    for resource in message.resource_metrics:
+        for scope in resource.scope_metrics:
+            yield from scope.metrics
+
+
+def _take_points(metric: Metric) -> tuple[str, list[dict[str, Any]]]:
+    """Remove a metric's number points and return them as JSON objects; other kinds keep theirs."""
+    kind = metric.WhichOneof("data") or ""
+    if kind not in ("gauge", "sum"):
+        return kind, []
+    data = getattr(metric, kind)
+    points = [_point(point) for point in data.data_points]
+    data.ClearField("data_points")
+    return kind, points
+
+
+def _point(point: NumberDataPoint) -> dict[str, Any]:
+    value = point.WhichOneof("value")
+    if value != "as_int" or point.flags or point.exemplars:
+        return _to_dict(point)
+    return {
+        "attributes": [_attribute(attribute.SerializeToString()) for attribute in point.attributes],
+        "startTimeUnixNano": str(point.start_time_unix_nano),
+        "timeUnixNano": str(point.time_unix_nano),
+        "asInt": str(point.as_int),
+    }
+
+
+@functools.lru_cache(maxsize=4096)
+def _attribute(serialized: bytes) -> dict[str, Any]:
+    return _to_dict(KeyValue.FromString(serialized))
