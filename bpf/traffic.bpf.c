@@ -121,6 +121,13 @@ static __always_inline u8 guess_role(u64 sk, u32 netns, const int direct)
     return count && *count ? ROLE_SERVER : ROLE_CLIENT;
 }
 
+/* Counts by copied_seq from here on. Before the handshake's end there is nothing to go by. */
+static __always_inline void follow(u64 sk, struct sock_val *value, const int direct)
+{
+    value->copied = read_copied_seq(sk, direct);
+    value->copied_known = 1;
+}
+
 static __always_inline void count_owned(struct sock_val *value, u64 tx, u64 rx)
 {
     if (tx)
@@ -167,10 +174,12 @@ static __always_inline void count_slowly(u64 sk, struct sock_val *value, u16 pro
         return;
     }
     if (!value && proto == IPPROTO_TCP) {
-        fresh.copied = read_copied_seq(sk, direct);
-        if (!socks.insert(&sk, &fresh))
+        u64 address = sk;
+
+        follow(sk, &fresh, direct);
+        if (!socks.insert(&address, &fresh))
             return;
-        if (!socks.lookup(&sk)) /* full; otherwise another thread was first */
+        if (!socks.lookup(&address)) /* full; otherwise another thread was first */
             lose(LOSS_SOCKS_FULL, 1);
     }
     add_to_flow(&fresh.key, tx, rx);
@@ -195,9 +204,14 @@ static __always_inline int on_bytes(u64 sk, u64 tx, u64 rx, const int by_seq, co
     u16 proto = READ(u16, sk, OFF_SOCK_PROTOCOL);
     struct sock_val *value = NULL;
     if (proto == IPPROTO_TCP) {
-        value = socks.lookup(&sk);
-        if (value && by_seq)
-            return 0;
+        u64 address = sk;
+
+        value = socks.lookup(&address);
+        if (value && by_seq) {
+            if (value->copied_known)
+                return 0;
+            follow(sk, value, direct);
+        }
     } else if (proto != IPPROTO_UDP && proto != IPPROTO_MPTCP) {
         return 0;
     }
@@ -218,9 +232,10 @@ static __always_inline int on_recv(u64 sk, long received, u32 flags, const int b
 /* Under the socket's lock, in the context of whoever took data out of the receive queue. */
 static __always_inline int on_space_adjust(u64 sk, const int direct)
 {
-    struct sock_val *value = socks.lookup(&sk);
+    u64 address = sk;
+    struct sock_val *value = socks.lookup(&address);
 
-    if (!value)
+    if (!value || !value->copied_known)
         return 0;
     u32 copied = read_copied_seq(sk, direct);
     s32 advance = copied - value->copied;
@@ -233,7 +248,8 @@ static __always_inline int on_space_adjust(u64 sk, const int direct)
 
 static __always_inline int on_destroy(u64 sk)
 {
-    struct sock_val *value = socks.lookup(&sk);
+    u64 address = sk;
+    struct sock_val *value = socks.lookup(&address);
 
     if (!value)
         return 0;
@@ -241,24 +257,26 @@ static __always_inline int on_destroy(u64 sk)
         struct flow_key key = value->key;
         add_to_flow(&key, value->tx, value->rx);
     }
-    socks.delete(&sk);
+    socks.delete(&address);
     return 0;
 }
 
 static __always_inline void on_opened(u64 sk, u8 role, const int direct)
 {
     struct sock_val fresh = {};
+    u64 address = sk;
 
     read_peer(sk, &fresh.key, role, IPPROTO_TCP, direct);
     if (role == ROLE_CLIENT) { /* in the context of connect(); accepted sockets wait for their first use */
         own(&fresh.key, direct);
         fresh.claims = 1;
     } else {
-        fresh.copied = read_copied_seq(sk, direct);
+        follow(sk, &fresh, direct);
     }
-    if (socks.insert(&sk, &fresh) && role == ROLE_CLIENT) {
-        on_destroy(sk); /* a socket connected anew after a failure or a disconnect */
-        socks.insert(&sk, &fresh);
+    if (socks.insert(&address, &fresh)) {
+        /* connected anew after a disconnect, or the end of this memory's last socket was missed */
+        on_destroy(sk);
+        socks.insert(&address, &fresh);
     }
 }
 
@@ -286,10 +304,11 @@ static __always_inline int on_set_state(u64 sk, int before, int after, const int
     } else if (before == TCP_SYN_RECV) {
         on_opened(sk, ROLE_SERVER, direct);
     } else if (by_seq && before == TCP_SYN_SENT) {
-        struct sock_val *value = socks.lookup(&sk);
+        u64 address = sk;
+        struct sock_val *value = socks.lookup(&address);
 
-        if (value) /* the peer's first sequence number is known from now on */
-            value->copied = read_copied_seq(sk, direct);
+        if (value)
+            follow(sk, value, direct);
     }
     return 0;
 }

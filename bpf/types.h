@@ -41,7 +41,7 @@ struct sock_val {
     struct flow_key key; /* key.tgid 0: not claimed yet */
     u32 claims;          /* how many times an owner was sought, see claim() */
     u32 copied;          /* tcp_sock.copied_seq up to which received bytes were counted */
-    u32 pad;
+    u32 copied_known;    /* whether `copied` means anything yet */
     u64 tx;
     u64 rx;
 };

@@ -140,8 +140,11 @@ class Session:
         """Raises KernelError naming the first essential hook that no strategy could attach."""
         for hook, report in zip(self._hooks, self.reports, strict=True):
             if hook.essential and report.state is not ProbeState.ATTACHED:
-                tried = "; ".join(f"{a.strategy}: {a.reason}" for a in report.attempts)
-                raise KernelError(f"hook {report.probe}.{report.hook}: no strategy attached ({tried})")
+                reasons = dict.fromkeys(a.reason.split(" | ")[0][:160] for a in report.attempts)
+                raise KernelError(
+                    f"hook {report.probe}.{report.hook}: none of {len(report.attempts)} strategies attached "
+                    f"({'; '.join(list(reasons)[:3])}); kernob doctor tells all"
+                )
 
     def detach(self) -> None:
         """Takes the programs away in reverse order; maps stay readable, for the last reading."""

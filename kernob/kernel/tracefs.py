@@ -92,5 +92,9 @@ def remove_leftovers() -> None:
 
 
 def _append(path: Path, line: str) -> None:
-    with path.open("a", encoding="ascii") as stream:
-        stream.write(line + "\n")
+    # not Path.open("a"): that seeks, which tracefs refuses
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
+    try:
+        os.write(descriptor, line.encode() + b"\n")
+    finally:
+        os.close(descriptor)
