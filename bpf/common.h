@@ -7,22 +7,22 @@
  * type (tp_btf, fentry, fexit) and lets a plain load through, 0 where bpf_probe_read_kernel must do.
  */
 
-#define READ(type, base, off)                                                                      \
-    ({                                                                                             \
-        type value_ = 0;                                                                           \
-        if (direct)                                                                                \
-            value_ = *(volatile type *)((base) + (off));                                           \
-        else                                                                                       \
-            bpf_probe_read_kernel(&value_, sizeof(value_), (void *)((base) + (off)));              \
-        value_;                                                                                    \
+#define READ(type, base, off)                                                                                \
+    ({                                                                                                       \
+        type value_ = 0;                                                                                     \
+        if (direct)                                                                                          \
+            value_ = *(volatile type *)((base) + (off));                                                     \
+        else                                                                                                 \
+            bpf_probe_read_kernel(&value_, sizeof(value_), (void *)((base) + (off)));                        \
+        value_;                                                                                              \
     })
 
-#define AF_INET 2
-#define AF_INET6 10
-#define IPPROTO_TCP 6
-#define IPPROTO_UDP 17
+#define AF_INET       2
+#define AF_INET6      10
+#define IPPROTO_TCP   6
+#define IPPROTO_UDP   17
 #define IPPROTO_MPTCP 262
-#define TICK_NS 10000000ULL /* unit of /proc/PID/stat's start time */
+#define TICK_NS       10000000ULL /* unit of /proc/PID/stat's start time */
 
 /* Helpers 137 and 158, absent from the oldest compiler frontends' own list. */
 static u64 (*skc_to_tcp_sock)(u64 sk) = (void *)137;

@@ -35,9 +35,9 @@ BPF_TABLE("hash", u64, struct sock_val, socks, 1024);
 BPF_TABLE("hash", u64, u64, listeners, 4096);
 
 #define TCP_ESTABLISHED 1
-#define TCP_SYN_SENT 2
-#define TCP_SYN_RECV 3
-#define TCP_LISTEN 10
+#define TCP_SYN_SENT    2
+#define TCP_SYN_RECV    3
+#define TCP_LISTEN      10
 
 /* Not the application's data: MSG_PEEK leaves it in the queue, MSG_ERRQUEUE returns our own. */
 #define RECV_NOT_COUNTED (0x2 | 0x2000)
@@ -185,8 +185,7 @@ static __always_inline void count_slowly(u64 sk, struct sock_val *value, u16 pro
     add_to_flow(&fresh.key, tx, rx);
 }
 
-static __always_inline void count(u64 sk, struct sock_val *value, u16 proto, u64 tx, u64 rx,
-                                  const int direct)
+static __always_inline void count(u64 sk, struct sock_val *value, u16 proto, u64 tx, u64 rx, const int direct)
 {
     if (value && value->key.tgid == bpf_get_current_pid_tgid() >> 32)
         count_owned(value, tx, rx);
@@ -315,34 +314,34 @@ static __always_inline int on_set_state(u64 sk, int before, int after, const int
 
 /* Tracepoints: typed (tp_btf) and untyped (raw_tp). ctx holds the tracepoint's arguments. */
 
-#define TRACEPOINTS(prefix, direct)                                                                \
-    int prefix##__send(u64 *ctx)                                                                   \
-    {                                                                                              \
-        return on_send(ctx[0], (int)ctx[1], direct);                                               \
-    }                                                                                              \
-    int prefix##__recv(u64 *ctx)                                                                   \
-    {                                                                                              \
-        return on_recv(ctx[0], (int)ctx[1], ctx[2], 0, direct);                                    \
-    }                                                                                              \
-    int prefix##__recv_by_seq(u64 *ctx)                                                            \
-    {                                                                                              \
-        return on_recv(ctx[0], (int)ctx[1], ctx[2], 1, direct);                                    \
-    }                                                                                              \
-    int prefix##__set_state(u64 *ctx)                                                              \
-    {                                                                                              \
-        return on_set_state(ctx[0], ctx[1], ctx[2], 0, direct);                                    \
-    }                                                                                              \
-    int prefix##__set_state_by_seq(u64 *ctx)                                                       \
-    {                                                                                              \
-        return on_set_state(ctx[0], ctx[1], ctx[2], 1, direct);                                    \
-    }                                                                                              \
-    int prefix##__space_adjust(u64 *ctx)                                                           \
-    {                                                                                              \
-        return on_space_adjust(ctx[0], direct);                                                         \
-    }                                                                                              \
-    int prefix##__destroy(u64 *ctx)                                                                \
-    {                                                                                              \
-        return on_destroy(ctx[0]);                                                                 \
+#define TRACEPOINTS(prefix, direct)                                                                          \
+    int prefix##__send(u64 *ctx)                                                                             \
+    {                                                                                                        \
+        return on_send(ctx[0], (int)ctx[1], direct);                                                         \
+    }                                                                                                        \
+    int prefix##__recv(u64 *ctx)                                                                             \
+    {                                                                                                        \
+        return on_recv(ctx[0], (int)ctx[1], ctx[2], 0, direct);                                              \
+    }                                                                                                        \
+    int prefix##__recv_by_seq(u64 *ctx)                                                                      \
+    {                                                                                                        \
+        return on_recv(ctx[0], (int)ctx[1], ctx[2], 1, direct);                                              \
+    }                                                                                                        \
+    int prefix##__set_state(u64 *ctx)                                                                        \
+    {                                                                                                        \
+        return on_set_state(ctx[0], ctx[1], ctx[2], 0, direct);                                              \
+    }                                                                                                        \
+    int prefix##__set_state_by_seq(u64 *ctx)                                                                 \
+    {                                                                                                        \
+        return on_set_state(ctx[0], ctx[1], ctx[2], 1, direct);                                              \
+    }                                                                                                        \
+    int prefix##__space_adjust(u64 *ctx)                                                                     \
+    {                                                                                                        \
+        return on_space_adjust(ctx[0], direct);                                                              \
+    }                                                                                                        \
+    int prefix##__destroy(u64 *ctx)                                                                          \
+    {                                                                                                        \
+        return on_destroy(ctx[0]);                                                                           \
     }
 
 TRACEPOINTS(tp_btf, 1)

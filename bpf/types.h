@@ -46,9 +46,9 @@ struct sock_val {
     u64 rx;
 };
 
-#define EXE_LEN 64
+#define EXE_LEN    64
 #define CGROUP_LEN 96
-#define ARGS_LEN 192
+#define ARGS_LEN   192
 
 /* Who a process is, captured at its first network call, in its own context. */
 struct proc_val {
