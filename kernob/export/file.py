@@ -126,8 +126,8 @@ def _take_points(metric: Metric) -> tuple[str, list[dict[str, Any]]]:
 
 
 def _point(point: NumberDataPoint) -> dict[str, Any]:
-    value = point.WhichOneof("value")
-    if value != "as_int" or point.flags or point.exemplars:
+    plain = point.WhichOneof("value") == "as_int" and point.start_time_unix_nano and point.attributes
+    if not plain or point.flags or point.exemplars:
         return _to_dict(point)
     return {
         "attributes": [_attribute(attribute.SerializeToString()) for attribute in point.attributes],
