@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Protocol
 
+from kernob import __version__
 from kernob.config import Settings
 from kernob.errors import KernelError
 from kernob.model import HookReport, Snapshot
@@ -177,6 +178,33 @@ class Agent:
         self._sink.submit(store.batch(snapshot.time_unix_ns), snapshot)
 
 
+class _StoppedEarlyError(BaseException):
+    """A signal came before the agent was ready. Not an Exception: nothing may mistake it for a failure."""
+
+
+class _Signals:
+    """SIGTERM and SIGINT: while starting they interrupt whatever runs, afterwards they set `stop`."""
+
+    def __init__(self) -> None:
+        self.stop = threading.Event()
+        self._starting = True
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+
+    def started(self) -> None:
+        """From now on a signal means an orderly end with a last reading."""
+        self._starting = False
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        again = self.stop.is_set()
+        self.stop.set()
+        if again:
+            return
+        if self._starting:
+            raise _StoppedEarlyError
+        log.info("%s: reading once more, flushing", signal.Signals(number).name)
+
+
 def run_agent(settings: Settings, otlp_file: Path | None) -> int:
     """`kernob run`: until SIGTERM or SIGINT, then one last reading is flushed. Returns the exit code.
 
@@ -186,25 +214,25 @@ def run_agent(settings: Settings, otlp_file: Path | None) -> int:
     from kernob.export.outlet import Outlet
     from kernob.export.socket import SnapshotServer
 
-    stop = threading.Event()
-
-    def on_signal(number: int, _frame: FrameType | None) -> None:
-        log.info("%s: reading once more, flushing", signal.Signals(number).name)
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, on_signal)
-    with contextlib.ExitStack() as stack:
-        outlet = Outlet(settings.otlp, settings.resource_attributes, otlp_file)
-        stack.callback(outlet.close, _FLUSH_S)
-        agent = Agent(settings, outlet, on_end=stop.set)
-        server = SnapshotServer(settings.socket_path, agent)
-        server.bind()
-        stack.callback(server.close)
-        stack.enter_context(agent)
-        server.start()
-        log.info("ready: %d hooks attached", len(agent.hooks))
-        stop.wait()
+    signals = _Signals()
+    try:
+        with contextlib.ExitStack() as stack:
+            outlet: Outlet[MetricBatch] = Outlet(
+                settings.otlp, settings.resource_attributes, otlp_file, __version__, settings.proc_root
+            )
+            stack.callback(outlet.close, _FLUSH_S)
+            agent = Agent(settings, outlet, on_end=signals.stop.set)
+            server = SnapshotServer(settings.socket_path, agent)
+            server.bind()
+            stack.callback(server.close)
+            stack.enter_context(agent)
+            signals.started()
+            server.start()
+            log.info("ready: %d hooks attached", len(agent.hooks))
+            signals.stop.wait()
+    except _StoppedEarlyError:
+        log.info("stopped before everything was attached; all is taken back")
+        return 0
     if agent.failure:
         raise KernelError(f"the agent stopped: {agent.failure}") from agent.failure
     return 0

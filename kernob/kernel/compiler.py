@@ -166,6 +166,7 @@ def _run_child(request: str) -> dict[str, Any]:
             timeout=_TIMEOUT_S,
             env=environment,
             check=False,
+            start_new_session=True,  # Ctrl-C is for us to handle
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise CompileError(f"the compiler did not finish: {error}") from error
