@@ -11,11 +11,10 @@ import dataclasses
 import logging
 import os
 import time
-from pathlib import Path
 from types import TracebackType
 
 from kernob.config import Settings
-from kernob.derive.coverage import Payload, Reach, WireBytes, coverage, wire_bytes
+from kernob.derive.coverage import Payload, Reach, coverage, wire_bytes
 from kernob.kernel.procfs import InterfaceCounters, ProcFs
 from kernob.kernel.session import KernelOptions, Session, settle_memory
 from kernob.model import Coverage, HookReport, MapUsage, ProcessInfo, ProcessKey, Snapshot
@@ -86,7 +85,7 @@ class Pipeline:
             self._session.close()
             raise
         self._started_unix_ns = self._previous_unix_ns = time.time_ns()
-        self._wire.start()
+        self._wire.start(time.monotonic())
         settle_memory()
         for report in self._session.reports:
             log.info("%s.%s: %s", report.probe, report.hook, report.strategy or report.state.value)
@@ -122,7 +121,7 @@ class Pipeline:
         if now_s - self._window_started_s >= window_s * 0.95:
             self._window_s = now_s - self._window_started_s
             self._traffic.roll(self._window_s)
-            self._wire.roll()
+            self._wire.roll(now_s)
             self._window_started_s = now_s
         self._check_liveness(now_s)
         self._traffic.sweep(now_s, self._removed)
@@ -199,37 +198,44 @@ class _Wire:
         self._before: dict[str, InterfaceCounters] = {}
         self._reach = Reach((), ())
         self._counted: tuple[str, ...] = ()
-        self._netns = 0
+        self._looked_s = 0.0
         self.coverage: tuple[Coverage, ...] = ()
 
-    def start(self) -> None:
-        """Begins a window; finds out which interfaces count and what lies behind them."""
+    def start(self, now_s: float) -> None:
+        """Begins the first window."""
         self._before = self._proc.interfaces()
+        self._look_around(now_s)
+
+    def _look_around(self, now_s: float) -> None:
+        """Which interfaces count, and what lies behind them."""
+        self._looked_s = now_s
         self._counted = self._proc.counted_interfaces(self._before, self._wanted)
         self._reach = Reach(self._proc.routes(), self._counted)
-        try:
-            self._netns = Path("/proc/1/ns/net").stat().st_ino
-        except OSError:
-            self._netns = Path("/proc/self/ns/net").stat().st_ino
-        self._sums = {}
 
     def add(self, state: TrafficState, growth: Growth) -> None:
-        """Adds what flows of the host's network namespace moved over counted interfaces."""
+        """Adds what flows moved over counted interfaces, from whatever network namespace.
+
+        A container's traffic crosses the host's interface too; one to a neighbour or to the host does
+        not, which its peer's address tells.
+        """
         moved = zip(growth.flows.tolist(), growth.tx_bytes.tolist(), growth.rx_bytes.tolist(), strict=True)
         for flow, tx, rx in moved:
             there = state.destination(flow)
-            if there.netns != self._netns or not self._reach.crosses(there.peer):
+            if not self._reach.crosses(there.peer):
                 continue
             name = f"{there.transport.name.lower()}{4 if ':' not in there.peer else 6}_bytes"
             for direction, count in enumerate((tx, rx)):
                 self._sums[direction, name] = self._sums.get((direction, name), 0) + count
 
-    def roll(self) -> None:
+    def roll(self, now_s: float) -> None:
         """Ends a window and begins the next."""
         after = self._proc.interfaces()
-        wire: WireBytes = wire_bytes(self._before, after, self._counted)
+        wire = wire_bytes(self._before, after, self._counted)
         sent = Payload(**{n: c for (d, n), c in self._sums.items() if d == 0})
         received = Payload(**{n: c for (d, n), c in self._sums.items() if d == 1})
         if self._counted:
             self.coverage = coverage(",".join(self._counted), wire, received, sent)
-        self.start()
+        self._sums = {}
+        self._before = after
+        if now_s - self._looked_s > _LIVENESS_S:
+            self._look_around(now_s)
