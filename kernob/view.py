@@ -73,8 +73,8 @@ class Query:
 class Request(Query):
     """One line from a client: a query, and how often to answer it.
 
-    `want` "once" is answered from the latest snapshot and ends the connection; "snapshot" is answered
-    every `interval_s` (0.2..300) until the client leaves. A further "snapshot" request on the same
+    `want` "once" is answered after one `interval_s` (0.2..300) and ends the connection; "snapshot" is
+    answered every `interval_s` until the client leaves. A further "snapshot" request on the same
     connection replaces the query and is answered at once. With `hold` the agent keeps answering new
     queries from the snapshot shown last and sends nothing else: a paused screen.
     """

@@ -46,10 +46,7 @@ _UCRED = struct.Struct("iII")  # pid, uid, gid: struct ucred, unix(7)
 
 
 class SnapshotSource(Protocol):
-    """What the server asks of the agent. Both calls come from client threads and must be thread-safe."""
-
-    def latest(self) -> Snapshot | None:
-        """Return the last tick's snapshot, None before the first."""
+    """What the server asks of the agent, from client threads."""
 
     def subscribe(self, interval_s: float) -> Generator[Snapshot, None, None]:
         """Make the agent tick at least every `interval_s`, and yield what each tick from now on found.
@@ -268,13 +265,11 @@ class _Client:
                 yield lines[-1]
 
     def _answer_once(self, request: Request) -> None:
-        snapshot = self._source.latest()
-        if snapshot is None:
-            subscription = self._source.subscribe(request.interval_s)
-            snapshot = next(subscription, None)
-            subscription.close()
-        if snapshot is not None:
-            self._connection.sendall(encode_answer(snapshot, request) + b"\n")
+        # Not from the last tick: the agent only lists flows while somebody watches.
+        with contextlib.closing(self._source.subscribe(request.interval_s)) as subscription:
+            for snapshot in subscription:
+                self._connection.sendall(encode_answer(snapshot, request) + b"\n")
+                return
 
     def _answer_from_now_on(self, request: Request) -> None:
         with self._lock:

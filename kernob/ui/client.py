@@ -19,7 +19,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from kernob.errors import AgentUnreachableError, PreconditionError
+from kernob.errors import AgentUnreachableError, KernelError, PreconditionError
 from kernob.model import Snapshot
 from kernob.view import (
     MAX_VIEW_BYTES,
@@ -136,12 +136,19 @@ class SocketFeed:
 class SnapshotStream(Protocol):
     """What a feed asks of an agent in this process; `kernob.agent.Agent` is one."""
 
+    @property
+    def failure(self) -> Exception | None:
+        """Why the agent ended, None where it was asked to."""
+
     def subscribe(self, interval_s: float) -> Generator[Snapshot, None, None]:
         """Yield a snapshot per tick until the agent ends."""
 
 
 class LocalFeed:
-    """The feed of an agent in this process: a thread follows the agent, the reader selects."""
+    """The feed of an agent in this process: a thread follows the agent, the reader selects.
+
+    `views` raises KernelError where the agent ends by a failure.
+    """
 
     def __init__(self, agent: SnapshotStream, request: Request) -> None:
         self._agent = agent
@@ -150,7 +157,6 @@ class LocalFeed:
         self._version = 0
         self._seen = 0
         self._ended = False
-        self._failure: Exception | None = None
         self._changed = threading.Condition()
         threading.Thread(target=self._follow, name="kernob-feed", daemon=True).start()
 
@@ -168,12 +174,13 @@ class LocalFeed:
             self._changed.notify_all()
 
     def views(self) -> Iterator[View]:
-        """Yield a view per snapshot and per query. Raises what the agent's own thread raised."""
+        """Yield a view per snapshot and per query."""
         while True:
             with self._changed:
                 self._changed.wait_for(self._has_news)
-                if self._failure is not None:
-                    raise self._failure
+                if self._agent.failure is not None:
+                    reason = self._agent.failure
+                    raise KernelError(f"the agent stopped: {reason}") from reason
                 if self._ended:
                     return
                 self._seen, snapshot, request = self._version, self._snapshot, self._request
@@ -194,8 +201,6 @@ class LocalFeed:
                     self._snapshot = snapshot
                     self._version += 1
                     self._changed.notify_all()
-        except Exception as error:
-            self._failure = error  # raised by views(), in the thread that reads
         finally:
             self.close()
 
@@ -210,11 +215,22 @@ def connect(path: Path, request: Request | None = None) -> Generator[View, None,
 
 
 def fetch_once(path: Path, request: Request | None = None) -> View:
-    """Return the agent's latest view. Raises AgentUnreachableError, PreconditionError."""
+    """Return one view, after one interval. Raises AgentUnreachableError, PreconditionError."""
     query = request or Request(want="once")
     for view in connect(path, query):
         return view
     raise AgentUnreachableError(f"the agent on {path} ended before it answered")
+
+
+def agent_listens(path: Path) -> bool:
+    """Say whether an agent runs there. Raises where one does but does not answer, or may not be asked."""
+    try:
+        _connect(path).close()
+    except AgentUnreachableError as error:
+        if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError | ConnectionRefusedError):
+            return False
+        raise
+    return True
 
 
 def _connect(path: Path) -> socket.socket:

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernob.errors import AgentUnreachableError, ConfigError, PreconditionError
+from kernob.errors import AgentUnreachableError, ConfigError, KernelError, PreconditionError
 from kernob.export.socket import MAX_CLIENTS, SnapshotServer
 from kernob.model import FlowRow, PeerClass, Role, Snapshot, Transport
 from kernob.ui.client import LocalFeed, SocketFeed, connect, fetch_once
@@ -67,15 +67,13 @@ class FakeAgent:
     """Publishes what the test hands it; every subscriber sees every snapshot published after it came."""
 
     def __init__(self) -> None:
+        self.failure: Exception | None = None
         self.intervals: list[float] = []
         self.unsubscribed = 0
+        self.standing: Snapshot | None = None  # what a subscriber gets without waiting
         self._published: list[Snapshot] = []
         self._ended = False
         self._changed = threading.Condition()
-
-    def latest(self) -> Snapshot | None:
-        with self._changed:
-            return self._published[-1] if self._published else None
 
     def subscribe(self, interval_s: float) -> Generator[Snapshot, None, None]:
         with self._changed:
@@ -86,6 +84,8 @@ class FakeAgent:
 
     def _follow(self, position: int) -> Generator[Snapshot, None, None]:
         try:
+            if self.standing is not None:
+                yield self.standing
             while True:
                 with self._changed:
                     while not self._ended and len(self._published) <= position:
@@ -169,12 +169,13 @@ class Raw:
 
 @pytest.mark.usefixtures("server")
 def test_once(agent: FakeAgent, path: Path) -> None:
-    """A "once" request is answered with the latest snapshot, then the connection ends."""
-    agent.publish(snapshot(flow(7, rate=30.0), flow(8, rate=10.0)))
+    """A "once" request is answered with one view, then the connection and the subscription end."""
+    agent.standing = snapshot(flow(7, rate=30.0), flow(8, rate=10.0))
     with Raw(path) as client:
         client.say(b'{"want":"once","limit":1}')
         answer = client.hear()
         assert client.ended()
+    eventually(lambda: agent.unsubscribed == 1)
     assert answer["v"] == 1
     assert answer["host"] == "web-01"
     assert [row["pid"] for row in answer["rows"]] == [7]
@@ -191,8 +192,9 @@ def test_once(agent: FakeAgent, path: Path) -> None:
 
 
 @pytest.mark.usefixtures("server")
-def test_once_before_the_first_tick(agent: FakeAgent, path: Path) -> None:
-    """A "once" request before the first tick waits for that tick."""
+def test_once_waits_for_a_tick(agent: FakeAgent, path: Path) -> None:
+    """A "once" request is never answered from an earlier tick."""
+    agent.publish(snapshot(flow(6)))
     with Raw(path) as client:
         client.say(b'{"want":"once","interval_s":0.5}')
         agent.publish(snapshot(flow(7)), subscribers=1)
@@ -262,7 +264,7 @@ def test_hold(agent: FakeAgent, path: Path) -> None:
 @pytest.mark.usefixtures("server")
 def test_malformed_requests(agent: FakeAgent, path: Path, line: bytes) -> None:
     """A request that is not one is answered with the reason, and ends that connection only."""
-    agent.publish(snapshot(flow(7)))
+    agent.standing = snapshot(flow(7))
     with Raw(path) as client:
         client.say(line)
         assert client.hear()["error"].startswith("not a valid request: ")
@@ -274,7 +276,7 @@ def test_malformed_requests(agent: FakeAgent, path: Path, line: bytes) -> None:
 @pytest.mark.usefixtures("server")
 def test_endless_request(agent: FakeAgent, path: Path, tail: bytes) -> None:
     """A request line beyond 4 KiB is refused, whether it ends or not."""
-    agent.publish(snapshot(flow(7)))
+    agent.standing = snapshot(flow(7))
     with Raw(path) as client:
         client.socket.sendall(b"x" * (MAX_REQUEST_BYTES + 1) + tail)
         assert client.hear()["error"] == "not a valid request: longer than 4096 bytes"
@@ -316,7 +318,7 @@ def test_clients_that_leave_at_any_time(agent: FakeAgent, server: SnapshotServer
 
 def test_too_many_clients(agent: FakeAgent, server: SnapshotServer, path: Path) -> None:
     """Client 17 is refused with the reason; when one leaves there is room again."""
-    agent.publish(snapshot(flow(7)))
+    agent.standing = snapshot(flow(7))
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(Raw(path)) for _ in range(MAX_CLIENTS)]
         eventually(lambda: server.client_count == MAX_CLIENTS)
@@ -369,7 +371,7 @@ def test_stale_socket_is_replaced(agent: FakeAgent, path: Path) -> None:
     path.parent.mkdir(mode=0o700)
     with socket.socket(socket.AF_UNIX) as killed:
         killed.bind(str(path))
-    agent.publish(snapshot(flow(7)))
+    agent.standing = snapshot(flow(7))
     with SnapshotServer(path, agent):
         assert fetch_once(path).rows[0].pid == 7
 
@@ -377,7 +379,7 @@ def test_stale_socket_is_replaced(agent: FakeAgent, path: Path) -> None:
 @pytest.mark.usefixtures("server")
 def test_live_socket_is_refused(agent: FakeAgent, path: Path) -> None:
     """A second agent is refused with the first one's pid, and the first goes on."""
-    agent.publish(snapshot(flow(7)))
+    agent.standing = snapshot(flow(7))
     with pytest.raises(
         PreconditionError, match=rf"another kernob agent \(pid {os.getpid()}\) already serves"
     ):
@@ -407,7 +409,7 @@ def test_two_agents_at_once(agent: FakeAgent, path: Path) -> None:
     for racer in racers:
         racer.join()
     assert len(refused) == 7
-    agent.publish(snapshot(flow(7)))
+    agent.standing = snapshot(flow(7))
     assert fetch_once(path).rows[0].pid == 7
     for server in servers:
         server.close()
@@ -546,16 +548,13 @@ def test_local_feed(agent: FakeAgent) -> None:
 
 
 def test_local_feed_raises_what_the_agent_raised() -> None:
-    """An agent that fails ends the screen with its own error."""
-
-    class Failing:
-        def subscribe(self, interval_s: float) -> Generator[Snapshot, None, None]:
-            del interval_s
-            yield snapshot()
-            raise AgentUnreachableError("the program was unloaded")
-
-    with pytest.raises(AgentUnreachableError, match="was unloaded"):
-        list(LocalFeed(Failing(), Request()).views())
+    """An agent that fails ends the screen with its own reason."""
+    agent = FakeAgent()
+    feed = LocalFeed(agent, Request())
+    agent.failure = OSError("the map is gone")
+    agent.end()
+    with pytest.raises(KernelError, match="the agent stopped: the map is gone"):
+        list(feed.views())
 
 
 def test_oversized_answers_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`kernob top`: opens a feed and shows it as a screen, as one table, or as JSON lines.
+
+Settings and options enter from `cli`; text leaves on standard output and an exit code to `cli`. The feed
+is the running agent's socket; where no agent runs, one is run in this process for as long as the screen
+stands. textual is only imported for the full screen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import os
+import shutil
+import signal
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from rich.console import Console, RenderableType
+from rich.console import Group as RenderGroup
+from rich.table import Table
+from rich.text import Text
+
+from kernob.ui.client import Feed, LocalFeed, SnapshotStream, SocketFeed, agent_listens
+from kernob.ui.header import History, empty, header, position
+from kernob.ui.tables import WIDE_COLUMNS, cell, layout, title
+from kernob.view import MAX_FILTER_CHARS, MAX_ROWS, Group, Request, Sort, View, encode_view
+
+SCREEN_ROWS = 500
+PIPED_ROWS = 50
+PIPED_COLUMNS = 120
+_AROUND_ROWS = 7  # lines of a printed table that are not rows
+_ASCII = str.maketrans("→←·▼▲…†█▏▎▍▌▋▊▉“”", "><.v^~+#.......''")
+
+
+class TopSettings(Protocol):
+    """What of the settings is read here."""
+
+    @property
+    def socket_path(self) -> Path:
+        """The agent's socket."""
+
+
+OpenFeed = Callable[[Request], Feed]
+AgentFactory = Callable[[Any], AbstractContextManager[SnapshotStream]]
+
+
+def run_top(  # noqa: PLR0913  one argument per option of the command line
+    settings: TopSettings,
+    *,
+    once: bool = False,
+    as_json: bool = False,
+    interval_s: float = 1.0,
+    sort: str = "rate",
+    filter_text: str = "",
+    group: str = "flow",
+    limit: int | None = None,
+    start_agent: AgentFactory | None = None,
+) -> int:
+    """Show traffic until the user leaves (or once), and return the exit code.
+
+    `interval_s` is 0.2..300, `limit` 1..20000 rows (None: what fits the screen, 50 when piped, all as
+    JSON), `sort` and `group` are values of `Sort` and `Group`. Without a terminal one table is printed.
+    A reader of standard output that leaves ends it with BrokenPipeError, Ctrl-C with exit code 0.
+    Raises AgentUnreachableError when the agent goes away (the full screen waits for it instead),
+    PreconditionError and KernelError from starting an agent.
+    """
+    screen = not once and not as_json and _is_terminal()
+    request = Request(
+        interval_s=interval_s,
+        sort=Sort(sort),
+        group=Group(group),
+        filter=filter_text[:MAX_FILTER_CHARS],
+        limit=min(MAX_ROWS, limit or _default_limit(screen=screen, as_json=as_json)),
+    )
+    with _ended_by_signals(), contextlib.ExitStack() as stack:
+        try:
+            if agent_listens(settings.socket_path):
+                open_feed: OpenFeed = partial(SocketFeed, settings.socket_path)
+            else:
+                print(
+                    f"No agent answers on {settings.socket_path}: running one here meanwhile.",
+                    file=sys.stderr,
+                )
+                agent = stack.enter_context((start_agent or _agent)(settings))
+                open_feed = partial(LocalFeed, agent)
+            if screen:
+                return _run_screen(open_feed, request)
+            feed = open_feed(request)
+            stack.callback(feed.close)
+            show = _print_json if as_json else _print_table
+            show(feed, once=once or not as_json)
+        except KeyboardInterrupt:
+            return 0
+    return 0
+
+
+def table(view: View, width: int) -> RenderableType:
+    """Return header, rows and what was left out, `width` cells wide, for a printed page."""
+    columns = layout(width, view.group)
+    grid = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
+    for column in columns:
+        grid.add_column(Text(title(column, view)), width=column.width, no_wrap=True)
+    for row in view.rows:
+        texts = (Text(cell(row, column, wide=width >= WIDE_COLUMNS)) for column in columns)
+        grid.add_row(*texts, style="" if row.alive else "dim")
+    history = History()
+    history.observe(view)
+    above = header(view, history, None, width)
+    if not view.rows:
+        return RenderGroup(*above, Text(""), Text(empty(view)))
+    return RenderGroup(*above, Text(""), grid, position(view, 1, len(view.rows), width))
+
+
+def _print_json(feed: Feed, *, once: bool) -> None:
+    for view in _with_rates(feed.views()):
+        sys.stdout.buffer.write(encode_view(view) + b"\n")
+        sys.stdout.buffer.flush()
+        if once:
+            return
+
+
+def _print_table(feed: Feed, *, once: bool) -> None:
+    piped = not sys.stdout.isatty()
+    width = PIPED_COLUMNS if piped and "COLUMNS" not in os.environ else None
+    console = Console(width=width, highlight=False, markup=False, emoji=False)
+    for view in _with_rates(feed.views()):
+        with console.capture() as printed:
+            console.print(table(view, console.width))
+        text = printed.get()
+        encoding = sys.stdout.encoding or "utf-8"
+        if not encoding.lower().startswith("utf"):
+            text = text.translate(_ASCII).encode(encoding, "replace").decode(encoding)
+        sys.stdout.write(text)
+        sys.stdout.flush()
+        if once:
+            return
+
+
+def _with_rates(views: Iterator[View]) -> Iterator[View]:
+    """Skip what an agent says before its first whole window."""
+    return (view for view in views if view.window_s > 0)
+
+
+def _run_screen(open_feed: OpenFeed, request: Request) -> int:
+    from kernob.ui.live import TopApp
+
+    with _on_terminal(), _logging_held_back():
+        app = TopApp(open_feed, request)
+        app.run()
+    if app.failure is not None:
+        raise app.failure
+    return app.return_code or 0
+
+
+def _is_terminal() -> bool:
+    return sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+
+
+def _default_limit(*, screen: bool, as_json: bool) -> int:
+    if as_json:
+        return MAX_ROWS
+    if screen:
+        return SCREEN_ROWS
+    if not sys.stdout.isatty():
+        return PIPED_ROWS
+    return max(10, shutil.get_terminal_size().lines - _AROUND_ROWS)
+
+
+def _agent(settings: TopSettings) -> AbstractContextManager[SnapshotStream]:
+    """Start the agent. By its name, because screens do not depend on the composition root."""
+    agent: AbstractContextManager[SnapshotStream] = importlib.import_module("kernob.agent").Agent(settings)
+    return agent
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Let SIGTERM and a lost terminal end the program the way Ctrl-C does, cleanly."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, signal.default_int_handler) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _on_terminal() -> Iterator[None]:
+    """Let textual, which paints on the original standard error, paint on the terminal in any case."""
+    original = sys.__stderr__
+    if original is not None and not original.isatty():
+        sys.__stderr__ = sys.__stdout__  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        sys.__stderr__ = original  # type: ignore[misc]
+
+
+class _Held(logging.Handler):
+    """Keeps the last records."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: deque[logging.LogRecord] = deque(maxlen=200)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep it."""
+        self.records.append(record)
+
+
+@contextlib.contextmanager
+def _logging_held_back() -> Iterator[None]:
+    """Keep log lines of an agent in this process off the screen; they are written when it closes."""
+    root = logging.getLogger()
+    handlers, held = root.handlers[:], _Held()
+    root.handlers[:] = [held]
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        for record in held.records:
+            root.handle(record)
