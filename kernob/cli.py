@@ -21,6 +21,7 @@ from kernob import __version__
 from kernob.errors import ConfigError, KernobError
 
 if TYPE_CHECKING:
+    from kernob.agent import Agent
     from kernob.config import Settings
 
 EXIT_USAGE = ConfigError.exit_code
@@ -171,6 +172,12 @@ def run(config_file: Path | None, otlp_file: Path | None) -> int:
     default="",
     help="Only rows with all these words in process, PID, service or destination.",
 )
+@click.option(
+    "--limit",
+    metavar="ROWS",
+    type=click.IntRange(1, 20_000),
+    help="At most this many rows (default: what fits, 50 into a pipe, all as JSON).",
+)
 def top(config_file: Path | None, socket_path: str | None, **options: Any) -> int:
     """Show live traffic by process and destination; needs root.
 
@@ -187,7 +194,14 @@ def top(config_file: Path | None, socket_path: str | None, **options: Any) -> in
     from kernob.ui.top import run_top
 
     options["sort"] = SORTS[options["sort"]]
-    return run_top(settings, **options)
+    return run_top(settings, start_agent=_start_agent, **options)
+
+
+def _start_agent(settings: Settings) -> Agent:
+    """Make the agent of a screen that found none running."""
+    from kernob.agent import Agent
+
+    return Agent(settings)
 
 
 @kernob.command(epilog=EXIT_CODES, short_help="What this kernel offers, and what is missing.")

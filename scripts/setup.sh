@@ -58,12 +58,14 @@ install_packages() {
         fail "missing: ${packages}- run 'apt-get install ${packages% }' as root, then run this again"
     echo "setup: installing from your distribution: ${packages% }"
     export DEBIAN_FRONTEND=noninteractive
-    # shellcheck disable=SC2086  # a list of words
-    if ! apt-get install -y -qq --no-install-recommends --no-remove $packages >/dev/null 2>&1; then
+    # A machine that has just started often runs its own updates: wait for those.
+    options="-y -qq --no-install-recommends --no-remove -o DPkg::Lock::Timeout=300"
+    # shellcheck disable=SC2086  # lists of words
+    if ! apt-get install $options $packages >/dev/null 2>&1; then
         # No or outdated package lists are the usual cause: fetch them, then let apt speak.
         apt-get update -qq || fail "apt-get update failed; ${packages}could not be installed"
         # shellcheck disable=SC2086
-        apt-get install -y -qq --no-install-recommends --no-remove $packages >/dev/null ||
+        apt-get install $options $packages >/dev/null ||
             fail "apt-get could not install: ${packages% }"
     fi
     left=$(missing_packages | tr '\n' ' ')

@@ -90,6 +90,7 @@ def test_without_a_command_the_help_goes_to_standard_error(capsys: pytest.Captur
         ["top", "--sort", "bogus"],
         ["top", "--by", ""],
         ["top", "extra"],
+        *(["top", "--limit", text] for text in ("0", "-1", "20001", "x", "", "nan", "1.5")),
         *(["top", "--interval", text] for text in ("nan", "inf", "0", "-1", "1e9", "", "x", "0.19", "301")),
         ["run", "--otlp-file"],
         ["config", "--config", "/nonexistent.toml"],
@@ -207,7 +208,8 @@ def test_top_hands_its_options_to_the_screen(monkeypatch: pytest.MonkeyPatch) ->
     """The socket is a setting; the rest is the screen's."""
     seen: list[tuple[Settings, dict[str, Any]]] = []
 
-    def run_top(settings: Settings, **options: Any) -> int:
+    def run_top(settings: Settings, *, start_agent: object, **options: Any) -> int:
+        assert callable(start_agent)
         seen.append((settings, options))
         return 0
 
@@ -233,6 +235,7 @@ def test_top_hands_its_options_to_the_screen(monkeypatch: pytest.MonkeyPatch) ->
         "group": "flow",
         "sort": "rate",
         "filter_text": "",
+        "limit": None,
     }
     assert seen[0][1] == defaults
     assert seen[1][0].socket_path == Path("/tmp/k.sock")
@@ -243,6 +246,7 @@ def test_top_hands_its_options_to_the_screen(monkeypatch: pytest.MonkeyPatch) ->
         "group": "service",
         "sort": "tx_rate",
         "filter_text": "a b",
+        "limit": 7,
     }
 
 
