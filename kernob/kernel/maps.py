@@ -166,14 +166,14 @@ class SwappedMap:
 
     def __init__(self, outer: MapSpec, inner: MapSpec, max_entries: int | None = None) -> None:
         self._idle = BpfMap(inner, max_entries)
-        self._active = BpfMap(inner, max_entries)
-        self.outer = BpfMap(outer, inner=self._active)
-        self.outer.update(0, self._active.fd)
+        self.active = BpfMap(inner, max_entries)
+        self.outer = BpfMap(outer, inner=self.active)
+        self.outer.update(0, self.active.fd)
 
     def drain(self) -> tuple[NDArray[Any], NDArray[Any]]:
         """Everything added since the last drain, as (keys, values)."""
-        self._active, self._idle = self._idle, self._active
-        self.outer.update(0, self._active.fd)
+        self.active, self._idle = self._idle, self.active
+        self.outer.update(0, self.active.fd)
         return self._idle.drain()
 
     @property
@@ -183,11 +183,11 @@ class SwappedMap:
 
     def memory_bytes(self) -> int:
         """Both maps together."""
-        return self._idle.memory_bytes() + self._active.memory_bytes()
+        return self._idle.memory_bytes() + self.active.memory_bytes()
 
     def close(self) -> None:
         """Drops all three maps."""
-        for each in (self.outer, self._active, self._idle):
+        for each in (self.outer, self.active, self._idle):
             each.close()
 
 
