@@ -71,7 +71,9 @@ class Link:
 class Attachment(Protocol):
     """One program on one attach point."""
 
-    program: str
+    @property
+    def program(self) -> str:
+        """The function in bpf/."""
 
     @property
     def kind(self) -> str:
