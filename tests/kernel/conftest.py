@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the kernel tests share: markers, the refusal to run without root, a count of what was skipped and why.
+
+`lane` marks the tests that run in every emulated kernel as well; the others run on the host only.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+for directory in (HERE, HERE / "workloads"):
+    if str(directory) not in sys.path:
+        sys.path.insert(0, str(directory))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Name the markers."""
+    config.addinivalue_line("markers", "lane: exactness test that every emulated kernel runs too")
+    config.addinivalue_line("markers", "kernel: loads programs into the running kernel; needs root and bpf")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what stands here; without root nothing of it can run."""
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            item.add_marker(pytest.mark.kernel)
+            if os.geteuid():
+                item.add_marker(pytest.mark.skip(reason="missing feature: root"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """One line for each missing feature, with the number of tests that wanted it."""
+    reasons: Counter[str] = Counter()
+    for report in terminalreporter.stats.get("skipped", []):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        if "missing feature: " in reason:
+            reasons[reason.split("missing feature: ", 1)[1]] += 1
+    for feature, count in sorted(reasons.items()):
+        terminalreporter.write_line(f"kernel tests: {count} skipped for the missing feature {feature}")
+
+
+@pytest.fixture(scope="session")
+def agents(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory under which every agent of this session has its own."""
+    return tmp_path_factory.mktemp("agents")
