@@ -215,18 +215,8 @@ def test_top_hands_its_options_to_the_screen(monkeypatch: pytest.MonkeyPatch) ->
 
     stand_in(monkeypatch, "kernob.ui.top", run_top=run_top)
     assert cli.main(["top"]) == 0
-    arguments = [
-        "--once",
-        "--json",
-        "--interval",
-        "0.5",
-        "--sort",
-        "tx",
-        "--filter",
-        "a b",
-        "--by",
-        "service",
-    ]
+    arguments = ["--once", "--json", "--interval", "0.5", "--sort", "tx", "--by", "service", "--limit", "7"]
+    arguments += ["--filter", "a b"]
     assert cli.main(["top", *arguments, "--socket", "/tmp/k.sock"]) == 0
     defaults = {
         "once": False,
