@@ -161,7 +161,10 @@ class MapUsage:
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """Attributed bytes over interface bytes of one direction in the last window (0..; None: too little traffic)."""
+    """Attributed bytes over interface bytes of one direction in the last window.
+
+    `ratio` is 0 or more, None where there was too little traffic to say.
+    """
 
     interface: str
     direction: str
@@ -195,3 +198,35 @@ class Snapshot:
     losses: dict[str, int] = field(default_factory=dict)
     coverage: tuple[Coverage, ...] = ()
     runs: tuple[ProgramRuns, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DoctorReport:
+    """What one machine offers to Kernob, and what became of every hook on it.
+
+    Of the machine: `capabilities` are the effective ones that matter, `lockdown` is "none", "integrity",
+    "confidentiality" or "unknown"; `btf` and `headers` are paths and `bcc` a version, "" where there is
+    none; `mounts` maps tracefs, debugfs, bpffs and cgroup2 to their mount points, "" where not mounted.
+
+    Of Kernob: `agent` is the socket of the running agent that `hooks`, `maps` and `losses` are from; "" says
+    that the hooks were attached for this report and taken away again. `problem` is why none could be.
+    `optional_hooks` ("probe.hook") may be missing without making the machine unfit.
+    """
+
+    kernel: str
+    architecture: str
+    uid: int
+    capabilities: tuple[str, ...]
+    lockdown: str
+    btf: str
+    headers: str
+    mounts: dict[str, str]
+    bcc: str
+    hooks: tuple[HookReport, ...] = ()
+    optional_hooks: tuple[str, ...] = ()
+    agent: str = ""
+    problem: str = ""
+    maps: tuple[MapUsage, ...] = ()
+    losses: dict[str, int] = field(default_factory=dict)
+    blind_spots: tuple[str, ...] = ()
+    advice: tuple[str, ...] = ()

@@ -131,7 +131,7 @@ def _bars(rates: Sequence[float], cells: int) -> str:
 def _host_line(view: View, status: Status | None, width: int) -> Text:
     left = Text.assemble((" kernob", "bold"), "  ", (clean(view.host), "bold"))
     right = Text.assemble(
-        (f"window {view.window_s:g} s  counting for {_uptime(view)}  ", "dim"),
+        (f"window {view.window_s:.3g} s  counting for {_uptime(view)}  ", "dim"),
         clock(view.time_unix_ns),
         " ",
     )

@@ -240,7 +240,7 @@ def describe(row: Row) -> str:
         known = "" if row.peer_class == "unknown" else f" ({row.peer_class})"
         side = f" {row.role}" if row.role != "unknown" else ""
         local = f" at {_host(row.address)}" if row.role == "server" and row.peer else ""
-        whom = clean(destination(row).removesuffix(" udp"))
+        whom = clean(destination(row).removesuffix(" udp").removeprefix("udp, "))
         parts.append(f"{row.transport}{side} {whom}{local}{known}")
     if row.flows > 1:
         parts.append(f"{row.flows:,} flows")

@@ -9,7 +9,6 @@ stands. textual is only imported for the full screen.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import logging
 import os
 import shutil
@@ -20,41 +19,31 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
-from pathlib import Path
-from typing import Any, Protocol
 
-from rich.console import Console, RenderableType
 from rich.console import Group as RenderGroup
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from kernob.config import Settings
 from kernob.ui.client import Feed, LocalFeed, SnapshotStream, SocketFeed, agent_listens
 from kernob.ui.header import History, empty, header, position
+from kernob.ui.page import print_page
 from kernob.ui.tables import WIDE_COLUMNS, cell, layout, title
 from kernob.view import MAX_FILTER_CHARS, MAX_ROWS, Group, Request, Sort, View, encode_view
 
 SCREEN_ROWS = 500
 PIPED_ROWS = 50
-PIPED_COLUMNS = 120
 _AROUND_ROWS = 7  # lines of a printed table that are not rows
-_ASCII = str.maketrans("→←·▼▲…†█▏▎▍▌▋▊▉“”", "><.v^~+#.......''")
-
-
-class TopSettings(Protocol):
-    """What of the settings is read here."""
-
-    @property
-    def socket_path(self) -> Path:
-        """The agent's socket."""
 
 
 OpenFeed = Callable[[Request], Feed]
-AgentFactory = Callable[[Any], AbstractContextManager[SnapshotStream]]
 
 
 def run_top(  # noqa: PLR0913  one argument per option of the command line
-    settings: TopSettings,
+    settings: Settings,
     *,
+    start_agent: Callable[[Settings], AbstractContextManager[SnapshotStream]],
     once: bool = False,
     as_json: bool = False,
     interval_s: float = 1.0,
@@ -62,12 +51,12 @@ def run_top(  # noqa: PLR0913  one argument per option of the command line
     filter_text: str = "",
     group: str = "flow",
     limit: int | None = None,
-    start_agent: AgentFactory | None = None,
 ) -> int:
     """Show traffic until the user leaves (or once), and return the exit code.
 
-    `interval_s` is 0.2..300, `limit` 1..20000 rows (None: what fits the screen, 50 when piped, all as
-    JSON), `sort` and `group` are values of `Sort` and `Group`. Without a terminal one table is printed.
+    `start_agent` makes the agent of a screen that found none running. `interval_s` is 0.2..300, `limit`
+    1..20000 rows (None: what fits the screen, 50 when piped, all as JSON), `sort` and `group` are values
+    of `Sort` and `Group`. Without a terminal one table is printed.
     A reader of standard output that leaves ends it with BrokenPipeError, Ctrl-C with exit code 0.
     Raises AgentUnreachableError when the agent goes away (the full screen waits for it instead),
     PreconditionError and KernelError from starting an agent.
@@ -89,14 +78,14 @@ def run_top(  # noqa: PLR0913  one argument per option of the command line
                     f"No agent answers on {settings.socket_path}: running one here meanwhile.",
                     file=sys.stderr,
                 )
-                agent = stack.enter_context((start_agent or _agent)(settings))
+                agent = stack.enter_context(start_agent(settings))
                 open_feed = partial(LocalFeed, agent)
             if screen:
                 return _run_screen(open_feed, request)
             feed = open_feed(request)
             stack.callback(feed.close)
             show = _print_json if as_json else _print_table
-            show(feed, once=once or not as_json)
+            show(_with_rates(feed.views(), interval_s), once=once or not as_json)
         except KeyboardInterrupt:
             return 0
     return 0
@@ -119,34 +108,26 @@ def table(view: View, width: int) -> RenderableType:
     return RenderGroup(*above, Text(""), grid, position(view, 1, len(view.rows), width))
 
 
-def _print_json(feed: Feed, *, once: bool) -> None:
-    for view in _with_rates(feed.views()):
+def _print_json(views: Iterator[View], *, once: bool) -> None:
+    for view in views:
         sys.stdout.buffer.write(encode_view(view) + b"\n")
         sys.stdout.buffer.flush()
         if once:
             return
 
 
-def _print_table(feed: Feed, *, once: bool) -> None:
-    piped = not sys.stdout.isatty()
-    width = PIPED_COLUMNS if piped and "COLUMNS" not in os.environ else None
-    console = Console(width=width, highlight=False, markup=False, emoji=False)
-    for view in _with_rates(feed.views()):
-        with console.capture() as printed:
-            console.print(table(view, console.width))
-        text = printed.get()
-        encoding = sys.stdout.encoding or "utf-8"
-        if not encoding.lower().startswith("utf"):
-            text = text.translate(_ASCII).encode(encoding, "replace").decode(encoding)
-        sys.stdout.write(text)
-        sys.stdout.flush()
+def _print_table(views: Iterator[View], *, once: bool) -> None:
+    for view in views:
+        print_page(partial(table, view))
         if once:
             return
 
 
-def _with_rates(views: Iterator[View]) -> Iterator[View]:
-    """Skip what an agent says before its first whole window."""
-    return (view for view in views if view.window_s > 0)
+def _with_rates(views: Iterator[View], interval_s: float) -> Iterator[View]:
+    """Skip what an agent says before it has counted for an interval (a tick may come a little early)."""
+    for view in views:
+        if view.time_unix_ns - view.started_unix_ns > 0.8 * interval_s * 1e9:
+            yield view
 
 
 def _run_screen(open_feed: OpenFeed, request: Request) -> int:
@@ -172,12 +153,6 @@ def _default_limit(*, screen: bool, as_json: bool) -> int:
     if not sys.stdout.isatty():
         return PIPED_ROWS
     return max(10, shutil.get_terminal_size().lines - _AROUND_ROWS)
-
-
-def _agent(settings: TopSettings) -> AbstractContextManager[SnapshotStream]:
-    """Start the agent. By its name, because screens do not depend on the composition root."""
-    agent: AbstractContextManager[SnapshotStream] = importlib.import_module("kernob.agent").Agent(settings)
-    return agent
 
 
 @contextlib.contextmanager
