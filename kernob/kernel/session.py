@@ -162,6 +162,7 @@ class Session:
         if self._stats_fd >= 0:
             os.close(self._stats_fd)
             self._stats_fd = -1
+        tracefs.release()
 
     def run_stats(self) -> dict[tuple[str, str], RunStats]:
         """(probe, program) -> the kernel's own count of runs; run time only with bpf_stats."""

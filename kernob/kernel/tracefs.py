@@ -22,7 +22,9 @@ _PLACES = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))
 _GROUP = "kernob"
 # calls that may block at the same time; beyond it the kernel skips returns
 _MAX_ACTIVE = 4096
+_MNT_DETACH = 2
 _serial = itertools.count()
+_mounted_here: list[Path] = []
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
