@@ -272,11 +272,17 @@ static __always_inline void on_opened(u64 sk, u8 role, const int direct)
     } else {
         follow(sk, &fresh, direct);
     }
-    if (socks.insert(&address, &fresh)) {
-        /* connected anew after a disconnect, or the end of this memory's last socket was missed */
-        on_destroy(sk);
-        socks.insert(&address, &fresh);
+    if (!socks.insert(&address, &fresh))
+        return;
+    struct sock_val *value = socks.lookup(&address);
+    if (value && role == ROLE_SERVER && value->key.role == ROLE_CLIENT &&
+        value->key.port == __builtin_bswap16(READ(u16, sk, OFF_SOCK_DPORT))) {
+        follow(sk, value, direct); /* both ends connected at once: it is the one opened by connect() */
+        return;
     }
+    /* connected anew after a disconnect, or the end of this memory's last socket was missed */
+    on_destroy(sk);
+    socks.insert(&address, &fresh);
 }
 
 static __always_inline void on_listen(u64 sk, u64 change, const int direct)
