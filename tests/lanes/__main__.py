@@ -125,14 +125,19 @@ def run(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
     return code
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run the command line; return the exit code."""
+def catch_signals() -> None:
+    """Let SIGTERM and SIGHUP end this program through its finally clauses, so that nothing stays behind."""
 
     def stop(number: int, _frame: object) -> NoReturn:
-        sys.exit(128 + number)  # through the finally clauses, so that no emulator stays behind
+        sys.exit(128 + number)
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGHUP, stop)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command line; return the exit code."""
+    catch_signals()
     arguments = parse(argv)
     say = speaker(arguments.label or arguments.suite)
     try:
