@@ -23,6 +23,8 @@ from kernob.errors import ConfigError, KernobError
 if TYPE_CHECKING:
     from kernob.agent import Agent
     from kernob.config import Settings
+    from kernob.model import DoctorReport
+    from kernob.view import View
 
 EXIT_USAGE = ConfigError.exit_code
 EXIT_FAULT = 70  # EX_SOFTWARE of sysexits(3)
@@ -204,6 +206,13 @@ def _start_agent(settings: Settings) -> Agent:
     return Agent(settings)
 
 
+def _examine(settings: Settings, running: View | None) -> DoctorReport:
+    """Look around for the doctor's screen."""
+    from kernob.examine import examine
+
+    return examine(settings, running)
+
+
 @kernob.command(epilog=EXIT_CODES, short_help="What this kernel offers, and what is missing.")
 @_config_option
 @_socket_option
@@ -219,7 +228,7 @@ def doctor(config_file: Path | None, socket_path: str | None, as_json: bool) -> 
     settings = _settings(config_file, socket_path)
     from kernob.ui.doctor import run_doctor
 
-    return run_doctor(settings, as_json)
+    return run_doctor(settings, as_json, _examine)
 
 
 @kernob.command(epilog=EXIT_CODES, short_help="Every setting and where it came from.")

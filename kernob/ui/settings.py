@@ -56,8 +56,10 @@ def _value(settings: Settings, field: str) -> JsonValue:
         return _SHOWN[field](value)
     if isinstance(value, float):
         return value / _SCALES.get(field, 1)
+    if isinstance(value, tuple):
+        return list(value)
     plain: JsonValue = str(value) if isinstance(value, Path) else value
-    return list(plain) if isinstance(plain, tuple) else plain
+    return plain
 
 
 def as_json(settings: Settings) -> str:

@@ -31,7 +31,7 @@ ALLOWED: dict[str, set[str]] = {
     "pipeline": {"derive", "state", "probes", "kernel", "config", "model", "errors"},
     "agent": {"pipeline", "export", "state", "config", "model", "errors"},
     "examine": {"pipeline", "probes", "kernel", "view", "config", "model", "errors"},
-    "cli": {"agent", "ui", "config", "config_values", "log", "errors", ""},
+    "cli": {"agent", "examine", "ui", "config", "config_values", "log", "errors", ""},
     "__main__": {"cli"},
 }
 

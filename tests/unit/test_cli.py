@@ -179,7 +179,7 @@ def test_an_interrupt_is_exit_130_without_a_word(
 ) -> None:
     """Ctrl-C in a client is no error."""
 
-    def run_doctor(settings: Settings, as_json: bool) -> int:
+    def run_doctor(settings: Settings, as_json: bool, examine: object) -> int:
         raise KeyboardInterrupt
 
     stand_in(monkeypatch, "kernob.ui.doctor", run_doctor=run_doctor)
