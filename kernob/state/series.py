@@ -52,6 +52,7 @@ class SeriesBlock:
         self._used = 0
         self._forgotten = 0
         self._free: list[int] = []
+        self._untouched = 0
         self._resting: deque[tuple[int, Slots]] = deque()
         self._flags = np.zeros(0, dtype=np.uint8)
         self._bits = np.zeros(0, dtype=np.int64)
@@ -68,8 +69,6 @@ class SeriesBlock:
 
         Raises ValueError for an attribute that the metric's spec does not list.
         """
-        if not self._free:
-            self._grow()
         row = [0] * len(self._columns)
         length = 0
         for key, value in attributes:
@@ -78,7 +77,7 @@ class SeriesBlock:
                 raise ValueError(f"{self.spec.name}: attribute {key} is not in its specification")
             row[column], size = self._table.intern(key, value)
             length += size
-        slot = self._free.pop()
+        slot = self._vacant()
         self._ids[slot] = row
         self._attribute_bytes[slot] = length
         self._starts[slot] = start_unix_ns
@@ -92,7 +91,7 @@ class SeriesBlock:
 
         Values that do not change cost nothing later. Raises ValueError for a slot that is not in use.
         """
-        wanted = np.asarray(values).astype(np.int64 if self.spec.integer else np.float64)
+        wanted = np.asarray(values).astype(np.int64 if self.spec.integer else np.float64, copy=False)
         bits = wanted.view(np.int64)
         flags = self._flags[slots]
         if not (flags & _LIVE).all():
@@ -175,10 +174,19 @@ class SeriesBlock:
         self._table = AttributeTable(self._table.entries[used])
         self._ids = ids
 
+    def _vacant(self) -> int:
+        """Return a slot that no series has: one used before, else the next that never was."""
+        if self._free:
+            return self._free.pop()
+        if self._untouched == len(self._flags):
+            self._grow()
+        self._untouched += 1
+        return self._untouched - 1
+
     def _grow(self) -> None:
-        """Make room for half as many more. Arrays are replaced: a batch reads on in its own."""
+        """Make room for a quarter more. Arrays are replaced: a batch reads on in its own."""
         old = len(self._flags)
-        added = max(64, old // 2)
+        added = max(64, old // 4)
 
         self._flags = np.concatenate((self._flags, np.zeros(added, dtype=np.uint8)))
         self._bits = np.concatenate((self._bits, np.zeros(added, dtype=np.int64)))
@@ -186,7 +194,6 @@ class SeriesBlock:
         self._sent = np.concatenate((self._sent, np.zeros(added, dtype=np.int64)))
         self._attribute_bytes = np.concatenate((self._attribute_bytes, np.zeros(added, dtype=np.int32)))
         self._ids = np.concatenate((self._ids, np.zeros((added, len(self._columns)), dtype=np.uint32)))
-        self._free.extend(range(old + added - 1, old - 1, -1))
 
 
 class SeriesStore:

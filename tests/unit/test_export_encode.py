@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.metrics.v1.metrics_pb2 import AGGREGATION_TEMPORALITY_CUMULATIVE, Metric
 
-from kernob.export.encode import MAX_BYTES, MAX_POINTS, Request, RequestEncoder
+from kernob.export.encode import MAX_BYTES, Request, RequestEncoder
 from kernob.export.resource import build_resource, machine_id, os_version
 from kernob.export.telemetry import OWN_METRICS, OwnTelemetry
 from kernob.model import (
@@ -74,15 +74,15 @@ def test_a_request_says_who_what_and_how() -> None:
 
 
 def test_metrics_share_a_request_and_points_split_at_the_limit() -> None:
-    """4,000 + 4,000 points of two metrics make a request of 5,000 and one of 3,000, each within 4 MiB."""
+    """2,000 + 2,000 points of two metrics make a request of 2,500 and one of 1,500."""
     store = SeriesStore()
     for spec, attribute in ((BYTES, "process.pid"), (FLOWS, "server.address")):
-        for number in range(2000):
+        for number in range(1000):
             store.block(spec).admit(((attribute, number),), START_NS)
     requests = list(RequestEncoder(RESOURCE).requests(store.batch(START_NS + SECOND_NS)))
-    assert [request.points for request in requests] == [MAX_POINTS, 3000]
+    assert [request.points for request in requests] == [2500, 1500]
     first, second = decode(requests)
-    assert [len(metric.sum.data_points) for metric in metrics_of(first).values()] == [4000, 1000]
+    assert [len(metric.sum.data_points) for metric in metrics_of(first).values()] == [2000, 500]
     assert list(metrics_of(second)) == [FLOWS.name]
 
 

@@ -110,11 +110,11 @@ def test_each_tick_is_appended_and_complete(tmp_path: Path) -> None:
     for _ in range(2):
         exporter = OtlpFileExporter(path, RESOURCE)
         assert exporter.write(store_with(3000).batch(START_NS + SECOND_NS), own)
-        assert len(lines_of(path)) % 3 == 0
+        assert len(lines_of(path)) % 4 == 0
         exporter.close()
     documents = lines_of(path)
-    assert len(documents) == 6
-    assert [len(points_of(documents[index])) for index in (1, 2, 4, 5)] == [5000, 1000, 5000, 1000]
+    assert len(documents) == 8
+    assert [len(points_of(documents[index])) for index in (1, 2, 3, 5, 6, 7)] == [2500, 2500, 1000] * 2
 
 
 def test_a_file_that_cannot_be_opened_is_told_at_once(tmp_path: Path) -> None:
