@@ -11,6 +11,7 @@ import dataclasses
 import logging
 import os
 import time
+from collections.abc import Callable
 from types import TracebackType
 
 from kernob.config import Settings
@@ -47,11 +48,11 @@ def kernel_options(settings: Settings) -> KernelOptions:
     )
 
 
-def new_session(settings: Settings) -> Session:
+def new_session(settings: Settings, prepare: Callable[[Session], None] | None = None) -> Session:
     """A session with every probe; nothing is loaded before it is entered."""
     sources = [source for probe in PROBES for source in probe.sources]
     hooks = [hook for probe in PROBES for hook in probe.hooks]
-    return Session(sources, hooks, kernel_options(settings))
+    return Session(sources, hooks, kernel_options(settings), prepare)
 
 
 class Pipeline:
@@ -59,8 +60,8 @@ class Pipeline:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._session = new_session(settings)
         self._proc = ProcFs(settings.proc_root, sanitize, split_args)
+        self._session = new_session(settings, self._seed)
         self.store = SeriesStore(settings.resend_interval_s)
         caps = Caps(
             settings.max_process_series,
@@ -80,7 +81,6 @@ class Pipeline:
         self._session.__enter__()
         try:
             self._session.require_essential()
-            traffic.seed_listeners(self._session, self._proc.listening_ports())
         except BaseException:
             self._session.close()
             raise
@@ -100,6 +100,10 @@ class Pipeline:
     def hooks(self) -> tuple[HookReport, ...]:
         """What was attached, and how."""
         return self._session.reports
+
+    def _seed(self, session: Session) -> None:
+        """Before anything attaches: roles of connections that are older than we are depend on it."""
+        traffic.seed_listeners(session, self._proc.listening_ports())
 
     def detach(self) -> None:
         """Takes the programs away; one more tick then reads exactly what they counted."""

@@ -12,7 +12,7 @@ import logging
 import os
 import resource
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -54,7 +54,14 @@ class KernelOptions:
 class Session:
     """See the module. Attributes: `reports`, one HookReport per hook in the order of attaching."""
 
-    def __init__(self, sources: Sequence[str], hooks: Sequence[Hook], options: KernelOptions) -> None:
+    def __init__(
+        self,
+        sources: Sequence[str],
+        hooks: Sequence[Hook],
+        options: KernelOptions,
+        prepare: Callable[[Session], None] | None = None,
+    ) -> None:
+        """`prepare` is called when the maps are there and nothing is attached yet."""
         self._sources = (*_COMMON_SOURCES, *sources)
         self._hooks = tuple(hooks)
         self._options = options
@@ -62,6 +69,7 @@ class Session:
         self._swapped: dict[str, SwappedMap] = {}
         self._links: list[tuple[Hook, Link]] = []
         self._stats_fd = -1
+        self._prepare = prepare
         self.reports: tuple[HookReport, ...] = ()
         self.type_source = ""
 
@@ -85,6 +93,8 @@ class Session:
         btf, macros = self._types()
         compiled = compiler.compile_sources(self._sources, self._functions(), macros, self._options.cache_dir)
         self._create_maps(compiled)
+        if self._prepare:
+            self._prepare(self)
         if self._options.bpf_stats:
             self._stats_fd = syscall.bpf(syscall.ENABLE_STATS, struct.pack("=I", _STATS_RUN_TIME))
         loader = Loader(compiled, self._by_name(), btf)

@@ -41,6 +41,9 @@ class Grammar:
     commands: frozenset[str] = field(default_factory=frozenset)
 
 
+_COMM_CHARACTERS = 15  # TASK_COMM_LEN less the final NUL
+
+
 def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
@@ -191,8 +194,20 @@ def program_name(executable: str, comm: str, args: tuple[str, ...]) -> str:
         name, argv = _applet(name, argv)
     grammar = grammar_of(name)
     if grammar is None:
-        return _SAME_PROGRAM.get(name, name)
+        return _SAME_PROGRAM.get(name) or _called(comm, argv) or name
     return _interpreted(grammar, comm, argv) or _bare(grammar, name, argv)
+
+
+def _called(comm: str, argv: list[str]) -> str:
+    """The name a program was started by, where it is a link: redis-server, not redis-check-rdb.
+
+    Only when comm, which the kernel took from that name, and the first argument agree, so that neither
+    a thread's name nor a title ("php-fpm: pool www") is taken for it.
+    """
+    called = base(argv[0]).lstrip("-") if argv else ""
+    if called[:_COMM_CHARACTERS] != comm:
+        called = _title(argv[0]) if argv else ""
+    return called if called and called[:_COMM_CHARACTERS] == comm else ""
 
 
 def cut_short(executable: str, args: tuple[str, ...]) -> bool:

@@ -175,3 +175,22 @@ def test_half_a_name_is_no_name(executable: str, args: tuple[str, ...], name: st
     info = run_by(executable, *args)
     assert service_of(info) == name
     assert needs_full_args(info) is needed
+
+
+@pytest.mark.parametrize(
+    ("executable", "comm", "args", "name"),
+    [
+        ("redis-check-rdb", "redis-server", ("redis-server *:6379",), "redis-server"),
+        ("vim.basic", "vi", ("vi", "notes"), "vi"),
+        ("very-long-program", "a-long-programm", ("/usr/bin/a-long-programme",), "a-long-programme"),
+        ("nginx", "nginx", ("nginx: worker process",), "nginx"),
+        ("systemd", "systemd", ("/sbin/init",), "systemd"),
+        ("mysqld", "connection", ("/usr/sbin/mysqld",), "mysqld"),
+        ("server", "server", (), "server"),
+    ],
+)
+def test_a_program_started_by_a_link_is_called_by_the_link(
+    executable: str, comm: str, args: tuple[str, ...], name: str
+) -> None:
+    """Debian's redis-server is a link to redis-check-rdb: what was typed counts, if comm agrees."""
+    assert service_of(ProcessInfo(ProcessKey(1, 1, 0), executable, comm, args, ())) == name
