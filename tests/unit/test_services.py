@@ -248,7 +248,7 @@ def test_units_that_only_host_others_name_nobody(cgroup: str) -> None:
             "", "python3", ("/usr/bin/python3", "app.py"), "app.py", id="exe not readable, interpreter"
         ),
         pytest.param("exe", "runc:[2:INIT]", (), "runc:[2:INIT]", id="re-executed from memory"),
-        pytest.param("memfd:runc_cloned:/proc/self/exe", "runc", ("runc", "init"), "runc_cloned", id="memfd"),
+        pytest.param("memfd:runc_cloned:/proc/self/exe", "runc", ("runc", "init"), "runc", id="memfd"),
         pytest.param("nginx (deleted)", "nginx", (), "nginx", id="upgraded while it ran"),
         pytest.param("python3.11", "report.py", (), "report.py", id="no arguments, script named by #!"),
         pytest.param("python3.11", "python3", (), "python", id="no arguments at all"),
