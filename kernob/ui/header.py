@@ -251,12 +251,10 @@ def empty(view: View) -> str:
             "No probe is attached, so traffic would not be seen here.\n"
             "`kernob doctor` says why, and what to do."
         )
-    attached = f"All {len(view.hooks)} probes are attached" if view.hooks else "The agent runs"
-    failed = sum(hook.state is not ProbeState.ATTACHED for hook in view.hooks)
-    if failed:
-        attached = (
-            f"{len(view.hooks) - failed} of {len(view.hooks)} probes are attached (see `kernob doctor`)"
-        )
+    count = sum(hook.state is ProbeState.ATTACHED for hook in view.hooks)
+    attached = f"{count} of {len(view.hooks)} probes are attached" if view.hooks else "The agent runs"
+    if count < len(view.hooks):
+        attached += " (see `kernob doctor`)"
     return (
         f"No process has sent or received a byte for {_uptime(view)}, since Kernob began to count.\n"
         f"{attached}; the first bytes will show here."

@@ -230,6 +230,10 @@ class TopApp(App[int]):
         self._rows.show(message.view)
         self._paint()
 
+    def on_rows_moved(self) -> None:
+        """Tell of the row that is selected now."""
+        self._paint()
+
     def on_lost(self, message: Lost) -> None:
         """Keep the last figures, and say that they are old."""
         self._trouble = message.reason
@@ -314,7 +318,6 @@ class TopApp(App[int]):
     def action_move(self, rows: int) -> None:
         """Move the bar."""
         self._rows.move(rows)
-        self._paint()
 
     def action_page(self, pages: int) -> None:
         """Move the bar by a screenful."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from rich.segment import Segment
 from rich.style import Style
 from textual import events
+from textual.message import Message
 from textual.strip import Strip
 from textual.widget import Widget
 
@@ -30,6 +31,9 @@ _SELECTED = Style(reverse=True)
 
 class Rows(Widget, can_focus=True):
     """The rows in view and the selected one, which is followed when rows change places."""
+
+    class Moved(Message):
+        """Another row is selected."""
 
     def __init__(self) -> None:
         super().__init__(id="rows")
@@ -67,6 +71,7 @@ class Rows(Widget, can_focus=True):
         self._selected += rows
         self._settle()
         self._follows = self._selected > 0
+        self.post_message(self.Moved())
 
     def on_resize(self) -> None:
         """Lay the columns out anew."""

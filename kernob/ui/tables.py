@@ -8,6 +8,7 @@ no string is ever read as markup.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -47,7 +48,8 @@ def human(value: float, unit: str = "") -> str:
 
 def percent(share: float) -> str:
     """Return a share (0..1) in at most 4 characters; something is never shown as nothing."""
-    return "<1%" if 0 < share < 0.005 else f"{share * 100:.0f}%"
+    figure = f"{share * 100:.0f}%"
+    return "<1%" if share > 0 and figure == "0%" else figure
 
 
 def duration(seconds: float) -> str:
@@ -73,7 +75,9 @@ def clock(unix_ns: int, zone: timezone | None = None) -> str:
 def clean(text: str) -> str:
     """Return `text` as at most 256 visible characters that each take up room on a screen."""
     text = printable(text)
-    return text if text.isascii() else "".join(character for character in text if cell_len(character))
+    if text.isascii():
+        return text
+    return "".join(letter for letter in unicodedata.normalize("NFC", text) if cell_len(letter))
 
 
 def fit(text: str, width: int, *, right: bool = False, middle: bool = False) -> str:

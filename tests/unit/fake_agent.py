@@ -63,7 +63,7 @@ class FakeAgent:
                 with self._changed:
                     while not self._ended and len(self._published) <= position:
                         self._changed.wait()
-                    if self._ended:
+                    if len(self._published) <= position:
                         return
                     found = self._published[position]
                 position += 1

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernob.errors import AgentUnreachableError, ConfigError, KernelError, PreconditionError
@@ -537,6 +537,7 @@ def test_cut_keeps_the_first_rows(sort: Sort, *, reverse: bool) -> None:
     assert select(full, Query(sort=sort, reverse=reverse, limit=20)).rows == everything[:20]
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_any_bytes_as_request(line: bytes) -> None:
     """Any bytes are a request or a ValueError."""
@@ -544,6 +545,7 @@ def test_any_bytes_as_request(line: bytes) -> None:
         assert isinstance(decode_request(line), Request)
 
 
+@settings(deadline=None)
 @given(st.text(alphabet=st.characters(), max_size=300), st.floats(0, 1e15), st.integers(0, 2**62))
 def test_views_survive_the_wire(name: str, rate: float, count: int) -> None:
     """Any name and number arrives as it left, on one line, with nothing in it a terminal obeys."""
@@ -553,6 +555,7 @@ def test_views_survive_the_wire(name: str, rate: float, count: int) -> None:
     assert line.decode().isprintable()
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300))
 def test_any_bytes_as_answer(line: bytes) -> None:
     """Any bytes are an answer or a ValueError."""
