@@ -134,8 +134,8 @@ def _is_handshake(details: str) -> bool:
 
 
 def _plain_words(details: str) -> str:
-    """Return gRPC's details without the list it opens with when it could not connect to any address."""
-    return one_line(details.rpartition("last error: ")[2])
+    """Return gRPC's details without what it puts before the reason when it could not connect."""
+    return one_line(re.sub(r"^[A-Z_]+: ", "", details.rpartition("last error: ")[2]))
 
 
 def _retry_after_s(error: grpc.RpcError) -> float | None:

@@ -125,6 +125,7 @@ class Exporter(Generic[AnyBatch]):
         self._observer = observer
         self._clock = pacing.clock
         self._closing = threading.Event()
+        self._abandoned = threading.Event()
         sleep = pacing.sleep or self._closing.wait
 
         def pause(delay_s: float) -> None:
@@ -181,10 +182,14 @@ class Exporter(Generic[AnyBatch]):
             self._changed.notify()
         if self._thread is not None:
             self._thread.join(timeout_s)
+        self._abandoned.set()
         self._transport.close()
         if self._thread is not None:
             self._thread.join(_ABANDON_S)
-        return self._waiting is None and self._shipment is None
+        delivered = self._waiting is None and self._shipment is None and self._outage is None
+        if not delivered:
+            _log.warning("the last totals did not reach %s within %g s", self._where, timeout_s)
+        return delivered
 
     def _run(self) -> None:
         """Body of the thread."""
@@ -311,7 +316,9 @@ class Exporter(Generic[AnyBatch]):
         self._remark = shipment.remark
 
     def _failing(self, result: Result) -> None:
-        """Say once that exporting does not work, and why."""
+        """Say once that exporting does not work, and why. What `close` cut off is told by `close`."""
+        if self._abandoned.is_set():
+            return
         if self._outage is None:
             self._outage = _Outage(self._clock(), replaced_before=self._replaced)
             _log.warning("cannot export to %s: %s; totals are kept", self._where, result.message)

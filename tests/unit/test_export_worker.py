@@ -230,7 +230,10 @@ def test_an_endpoint_that_rejects_everything_is_the_wrong_one(
     bench.tick(OWN)
     bench.finish()
     assert bench.exporter.acknowledged() == []
-    assert lines(caplog) == [f"cannot export to {WHERE}: HTTP 400 no; totals are kept"]
+    assert lines(caplog) == [
+        f"cannot export to {WHERE}: HTTP 400 no; totals are kept",
+        f"the last totals did not reach {WHERE} within {WAIT_S:g} s",
+    ]
 
 
 def test_partial_success_is_counted_each_time_and_told_once(
@@ -318,8 +321,8 @@ def test_close_respects_that_the_server_asked_to_wait() -> None:
     assert len(bench.transport.bodies) == 1
 
 
-def test_close_gives_up_a_call_under_way(bench: Bench) -> None:
-    """A call that does not return is cancelled when time is up."""
+def test_close_gives_up_a_call_under_way(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    """A call that does not return is cancelled when time is up, and one line says what that means."""
     begun = threading.Event()
 
     def hang() -> Result:
@@ -333,6 +336,7 @@ def test_close_gives_up_a_call_under_way(bench: Bench) -> None:
     assert begun.wait(WAIT_S)
     assert not bench.exporter.close(0.0)
     assert len(bench.transport.bodies) == 1
+    assert lines(caplog) == [f"the last totals did not reach {WHERE} within 0 s"]
 
 
 def test_close_without_any_batch_is_nothing() -> None:
