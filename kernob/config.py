@@ -61,9 +61,9 @@ class Settings:
     max_flow_series: int = 20_000
     process_flows: bool = True
     max_process_flow_series: int = 2_000
-    max_sockets: int = 131_072
-    max_flows: int = 131_072
-    max_processes: int = 65_536
+    max_sockets: int = 65_536
+    max_flows: int = 65_536
+    max_processes: int = 16_384
     interfaces: tuple[str, ...] = ()
     btf_path: Path | None = None
     strategies_off: tuple[str, ...] = ()

@@ -201,7 +201,8 @@ class Session:
 
     def memory_bytes(self) -> int:
         """Memory of all maps, as the kernel accounts it."""
-        return sum(m.memory_bytes() for m in (*self._maps.values(), *self._swapped.values()))
+        singles = sum(each.memory_bytes() for each in self._maps.values())
+        return singles + sum(pair.memory_bytes() for pair in self._swapped.values())
 
     def losses(self) -> NDArray[Any]:
         """The losses array (enum loss), cumulative since the maps were created."""

@@ -49,7 +49,16 @@ def ensure() -> Path:
         raise AttachError(
             f"tracefs is not mounted and cannot be ({error}): mount -t tracefs tracefs {target}"
         )
+    _mounted_here.append(target)
     return target
+
+
+def release() -> None:
+    """Unmounts what `ensure` mounted: the machine is left as it was found."""
+    while _mounted_here:
+        target = _mounted_here.pop()
+        if _libc.umount2(str(target).encode(), _MNT_DETACH) != 0:
+            log.warning("%s stays mounted: %s", target, os.strerror(ctypes.get_errno()))
 
 
 def is_traceable(function: str) -> bool:
