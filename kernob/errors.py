@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every exception Kernob raises on purpose, and the exit code each one ends the program with.
 
-    KernobError                  1
-    |- ConfigError               2   a setting is unknown, malformed or out of range
-    |- PreconditionError         3   not root, no bpf, no BCC: nothing was attached
-    |- AgentUnreachableError     4   a client found no agent, or could not read its answer
-    `- KernelError               5   the kernel refused something that is needed
-       |- CompileError               clang or BCC rejected the program
-       |- BtfError                   no usable type information
-       |- MapError                   a map could not be created or read
-       |- ProgramLoadError           the verifier (or a lock-down) refused a program
-       `- AttachError                a hook could not be attached
+KernobError                  1
+|- ConfigError               2   a setting is unknown, malformed or out of range
+|- PreconditionError         3   not root, no bpf, no BCC: nothing was attached
+|- AgentUnreachableError     4   a client found no agent, or could not read its answer
+`- KernelError               5   the kernel refused something that is needed
+   |- CompileError               clang or BCC rejected the program
+   |- BtfError                   no usable type information
+   |- MapError                   a map could not be created or read
+   |- ProgramLoadError           the verifier (or a lock-down) refused a program
+   `- AttachError                a hook could not be attached
 """
 
 from __future__ import annotations

@@ -34,6 +34,7 @@ class BpfMap:
         """Creates the map with `max_entries` (default: as declared). Raises MapError."""
         self.spec = spec
         self.max_entries = max_entries or spec.max_entries
+        self.fd: int = -1
         flags = _NO_PREALLOC if spec.type == HASH and _memory_on_demand() else 0
         attr = struct.pack(
             "=IIIIIII16s",

@@ -165,8 +165,10 @@ class Session:
     def close(self) -> None:
         """Detaches and frees everything; safe to call twice."""
         self.detach()
-        for each in (*self._maps.values(), *self._swapped.values()):
+        for each in self._maps.values():
             each.close()
+        for pair in self._swapped.values():
+            pair.close()
         self._maps.clear()
         self._swapped.clear()
         if self._stats_fd >= 0:
