@@ -31,6 +31,7 @@ RESULTS_BYTES = 256 * 2**20
 PACKAGES_IN_GUEST = "/opt/python-packages"
 PROJECT_IN_GUEST = "/lane/project"
 RESULTS_IN_GUEST = "/lane/results"
+LAST_WORDS_S = 45.0  # between the command's interruption in the guest and the end of the host's patience
 SILENCE_S = 60.0  # after this long without a line the host says that the guest still runs
 # la57 only makes every emulated page walk longer; mitigations guard nothing in a throw-away guest.
 PROCESSOR = "max,la57=off"
@@ -58,16 +59,12 @@ class Console:
     started_s: float
     lines: list[str] = field(default_factory=list)
     is_up: bool = False
-    exit_code: int | None = None
 
     def take(self, line: str) -> bool:
-        """Note one line; return whether it is for people (and not a message to the host)."""
+        """Note one line; return whether it is worth showing."""
         self.lines.append(line)
-        if line.startswith("@lane up "):
-            self.is_up = True
-        elif line.startswith("@lane done "):
-            self.exit_code = int(line.split()[3])
-        return not line.startswith("@lane ")
+        self.is_up = self.is_up or line.startswith("@lane up ")
+        return not line.startswith("@lane done ")
 
 
 def guest_environment(extra: Mapping[str, str]) -> dict[str, str]:
@@ -104,7 +101,12 @@ def write_payload(path: Path, project: Path, job: Job) -> None:
             archive.add(project / name, f"project/{name}", recursive=False)
         archive.add(HERE / "guest/start.sh", "start.sh")
         archive.add(HERE / "guest/kernob", "project/.venv/bin/kernob")
-        for name, text in (("environment", "".join(exports)), ("command.sh", shlex.join(job.command) + "\n")):
+        texts = {
+            "environment": "".join(exports),
+            "command.sh": f"exec {shlex.join(job.command)}\n",
+            "limit": f"{max(1, job.limit_s - LAST_WORDS_S):.0f}\n",
+        }
+        for name, text in texts.items():
             member = tarfile.TarInfo(name)
             member.size = len(text.encode())
             archive.addfile(member, io.BytesIO(text.encode()))
@@ -181,8 +183,7 @@ def follow(argv: Sequence[str], job: Job, work: Path, say: Callable[[str], None]
                     continue
                 sink.write(line + "\n")
                 sink.flush()
-                for_people = console.take(line)
-                if for_people or line.startswith("@lane up "):
+                if console.take(line):
                     say(line)
         with suppress(subprocess.TimeoutExpired):  # it has closed its output, so it is about to end
             process.wait(timeout=10)
