@@ -125,7 +125,7 @@ def _bars(rates: Sequence[float], cells: int) -> str:
     shown = list(rates)[-cells:] if cells > 0 else []
     top = max(shown, default=0.0)
     bars = (_BARS[round(rate / top * (len(_BARS) - 1))] if top > 0 else _BARS[0] for rate in shown)
-    return "".join(bars).rjust(cells)
+    return "".join(bars).ljust(cells)
 
 
 def _host_line(view: View, status: Status | None, width: int) -> Text:

@@ -30,7 +30,7 @@ _SELECTED = Style(reverse=True)
 
 
 class Rows(Widget, can_focus=True):
-    """The rows in view and the selected one, which is followed when rows change places."""
+    """The rows in view and the selected one: the first, until the bar is moved; then it is followed."""
 
     class Moved(Message):
         """Another row is selected."""
@@ -71,6 +71,7 @@ class Rows(Widget, can_focus=True):
         self._selected += rows
         self._settle()
         self._follows = self._selected > 0
+        self.refresh()
         self.post_message(self.Moved())
 
     def on_resize(self) -> None:
@@ -99,7 +100,9 @@ class Rows(Widget, can_focus=True):
         index = self._top + y
         if index >= len(self._view.rows):
             return Strip.blank(width)
-        return row_strip(self._view.rows[index], self._columns, width, selected=index == self._selected)
+        # Until the bar is moved it would only hide the first row's own signs.
+        selected = self._follows and index == self._selected
+        return row_strip(self._view.rows[index], self._columns, width, selected=selected)
 
     def _message_line(self, lines: list[str], y: int) -> Strip:
         width = self.size.width

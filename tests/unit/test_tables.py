@@ -374,7 +374,7 @@ def test_trends() -> None:
     for second, rate in ((1, 0.0), (2, 50.0), (2, 50.0), (3, 100.0)):
         total = replace(view.total, tx_rate=rate, rx_rate=0.0)
         history.observe(replace(view, time_unix_ns=second * 10**9, total=total))
-    assert history.trends(5) == ("  ▁▅█", "  ▁▁▁")
+    assert history.trends(5) == ("▁▅█  ", "▁▁▁  ")
     assert history.trends(2) == ("▅█", "▁▁")
     assert history.trends(0) == ("", "")
 
