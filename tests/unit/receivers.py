@@ -249,7 +249,8 @@ def make_pki(directory: Path) -> Pki:
         subprocess.run(["openssl", *arguments], cwd=directory, check=True, capture_output=True)
 
     curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1")
-    authority = ("-subj", "/CN=test authority", "-keyout", "ca.key", "-out", "ca.pem")
+    usage = ("-addext", "keyUsage=critical,keyCertSign,cRLSign")  # asked for from Python 3.13 on
+    authority = ("-subj", "/CN=test authority", *usage, "-keyout", "ca.key", "-out", "ca.pem")
     openssl("req", "-x509", *curve, *authority)
     for name, extension in (
         ("server", "subjectAltName=DNS:localhost"),
