@@ -22,6 +22,7 @@
 #define IPPROTO_TCP   6
 #define IPPROTO_UDP   17
 #define IPPROTO_MPTCP 262
+#define SOCK_DONE     (1 << 1)    /* bit of enum sock_flags */
 #define TICK_NS       10000000ULL /* unit of /proc/PID/stat's start time */
 
 /* Helpers 137 and 158, absent from the oldest compiler frontends' own list. */
@@ -62,13 +63,20 @@ static __always_inline void lose(int index, u64 count)
         __sync_fetch_and_add(value, count);
 }
 
-/* tcp_sock.copied_seq: how far the application has read. */
+/*
+ * How far the application has read: tcp_sock.copied_seq, less the FIN, which takes a number too. It has
+ * been read once everything in order was (copied_seq == rcv_nxt) and tcp_fin() has set SOCK_DONE.
+ */
 static __always_inline u32 read_copied_seq(u64 sk, const int direct)
 {
-    if (!direct)
-        return READ(u32, sk, OFF_TCP_COPIED_SEQ);
-    u64 tcp = skc_to_tcp_sock(sk);
-    return tcp ? *(volatile u32 *)(tcp + OFF_TCP_COPIED_SEQ) : 0;
+    u64 tcp = direct ? skc_to_tcp_sock(sk) : sk;
+    if (!tcp)
+        return 0;
+    u32 copied = READ(u32, tcp, OFF_TCP_COPIED_SEQ);
+    u64 flags = READ(u64, sk, OFF_SOCK_FLAGS);
+    if (flags & SOCK_DONE && copied == READ(u32, tcp, OFF_TCP_RCV_NXT))
+        copied--;
+    return copied;
 }
 
 static __always_inline u64 current_task(const int direct)
