@@ -29,6 +29,9 @@ WORKLOADS = Path(__file__).parent / "workloads"
 SCALE = float(os.environ.get("KERNOB_TEST_SCALE", "1"))
 PROGRAM = shlex.split(os.environ.get("KERNOB_PROGRAM", str(ROOT / ".venv/bin/kernob")))
 
+LOAD_PAUSE_S = 0.0 if SCALE == 1 else 0.01
+"""Between two steps of a load: an emulated processor must not spend itself on that."""
+
 READY_LIMIT_S = 180.0
 STOP_LIMIT_S = 60.0
 WORKLOAD_LIMIT_S = 600.0

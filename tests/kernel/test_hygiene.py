@@ -10,13 +10,27 @@ from pathlib import Path
 
 import pytest
 from bpfids import all_ids, held_ids, left_behind
-from harness import SCALE, Puppet, differences, refused_agent, run_workload, running_agent, wait_until
+from harness import (
+    LOAD_PAUSE_S,
+    SCALE,
+    Puppet,
+    differences,
+    refused_agent,
+    run_workload,
+    running_agent,
+    wait_until,
+)
 
 STOP_BOUND_S = 3.0 if SCALE == 1 else 30.0
 
 
-@pytest.mark.lane
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(signal.SIGTERM, marks=pytest.mark.lane, id="SIGTERM"),
+        pytest.param(signal.SIGINT, id="SIGINT"),
+    ],
+)
 def test_a_signal_ends_it_with_the_last_bytes_and_nothing_left(agents: Path, number: signal.Signals) -> None:
     """SIGTERM or SIGINT: exit 0 in time, bytes of the last moment included, no program, map or link left."""
     before = all_ids()
@@ -43,7 +57,7 @@ def test_sigkill_leaves_nothing_attached(agents: Path) -> None:
 
 def test_it_ends_in_time_under_load(agents: Path) -> None:
     """SIGTERM under traffic and with many sockets open: still in time."""
-    with Puppet("peer", "load", 600) as load:
+    with Puppet("peer", "load", 600, LOAD_PAUSE_S) as load:
         with running_agent(agents / "load") as agent:
             run_workload("cases", "many_at_once")
             agent.stop()

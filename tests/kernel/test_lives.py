@@ -8,10 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import Agent, Puppet, differences, flow_differences, run_workload, running_agent
+from harness import (
+    LOAD_PAUSE_S,
+    Agent,
+    Puppet,
+    differences,
+    flow_differences,
+    run_workload,
+    running_agent,
+)
 from otlp import Totals
-
-pytestmark = pytest.mark.lane
 
 
 def _has_length_tracepoints() -> bool:
@@ -28,6 +34,7 @@ def _pair(*options: str) -> tuple[Puppet, Puppet]:
     return server, client
 
 
+@pytest.mark.lane
 @pytest.mark.parametrize("options", [(), ("--once",)], ids=["listening", "listener closed"])
 def test_sockets_older_than_the_agent_count_from_its_start_on(agents: Path, options: tuple[str, ...]) -> None:
     """What an open connection moved before the agent is not counted, what it moves afterwards is.
@@ -55,6 +62,7 @@ def test_sockets_older_than_the_agent_count_from_its_start_on(agents: Path, opti
     assert flow_differences(totals, ledgers) == []
 
 
+@pytest.mark.lane
 def test_a_receive_that_began_before_the_agent_counts(agents: Path) -> None:
     """A process that sat in recv(2) when the agent started is charged what that call returns."""
     if not _has_length_tracepoints():
@@ -106,6 +114,7 @@ class _Load:
         return int(self.sent[index]) if index < len(self.sent) else int(self.total)
 
 
+@pytest.mark.lane
 def test_two_lives_under_load_count_what_was_sent_in_them_and_nothing_twice(agents: Path) -> None:
     """Started, stopped and started again under load: no byte is in two lives, none of a life is missing.
 
@@ -114,7 +123,7 @@ def test_two_lives_under_load_count_what_was_sent_in_them_and_nothing_twice(agen
     most what was sent between start and end.
     """
     lives: list[tuple[Agent, Totals, list[dict[str, Any]]]] = []
-    with Puppet("peer", "load", 600) as load:
+    with Puppet("peer", "load", 600, LOAD_PAUSE_S) as load:
         for number in (1, 2):
             with running_agent(agents / f"life{number}") as agent:
                 processes = run_workload("scenarios", "two_processes")[0].demand().processes

@@ -77,7 +77,6 @@ def test_a_million_one_byte_sends_are_a_million_bytes(agents: Path) -> None:
     assert flow_differences(totals, outcome.processes) == []
 
 
-@pytest.mark.lane
 def test_a_full_map_of_sockets_costs_no_byte(agents: Path) -> None:
     """With room for 16 sockets, 200 open at once are counted exactly all the same, and the shortage shows."""
     with running_agent(agents / "sockets", max_sockets=16) as agent:

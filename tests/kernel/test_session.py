@@ -4,19 +4,21 @@
 from __future__ import annotations
 
 import shutil
+import struct
 from pathlib import Path
 
 import pytest
 
 from kernob.config import Settings
 from kernob.errors import BtfError, KernelError, ProgramLoadError
-from kernob.kernel import attach, compiler, maps, programs
+from kernob.kernel import attach, compiler, maps, offsets, programs
 from kernob.kernel.attach import RawTracepoint, TypedTracepoint, all_of, first_of
-from kernob.kernel.btf import VMLINUX
+from kernob.kernel.btf import VMLINUX, Btf
 from kernob.kernel.compiler import ProgramCode
 from kernob.kernel.session import KernelOptions, Session
 from kernob.model import ProbeState
 from kernob.pipeline import kernel_options, new_session
+from kernob.probes import PROBES
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +29,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 _EXIT = bytes([0x95, 0, 0, 0, 0, 0, 0, 0])
 _R0_ZERO = bytes([0xB7, 0, 0, 0, 0, 0, 0, 0])
+_ATOMIC = (0xC3, 0xDB)  # BPF_STX | BPF_ATOMIC, 4 and 8 bytes wide
 _READ_NULL = bytes([0x79, 0x00, 0, 0, 0, 0, 0, 0])  # r0 = *(u64 *)(r0 + 0)
 
 
@@ -166,6 +169,21 @@ def test_sources_that_do_not_compile_say_where(tmp_path: Path) -> None:
         compiler.compile_text(
             "int f(void *ctx) { return nothing; }\n", ("f",), {}, None, compiler.SOURCES / "include"
         )
+
+
+def test_programs_use_no_atomic_but_plain_addition(cache: Path) -> None:
+    """Others need Linux 5.12 to be loaded and LLVM 12 to be compiled; Ubuntu 22.04's BCC has LLVM 11."""
+    sources = ("types.h", "common.h", *(source for probe in PROBES for source in probe.sources))
+    hooks = [hook for probe in PROBES for hook in probe.hooks]
+    functions = sorted({a.program for hook in hooks for c in hook.candidates for a in c.attachments})
+    compiled = compiler.compile_sources(sources, tuple(functions), offsets.from_btf(Btf.load()), cache)
+    assert sorted(compiled.programs) == functions
+    operations = set()
+    for program in compiled.programs.values():
+        for opcode, _registers, _offset, operation in struct.iter_unpack("<BBhi", program.code):
+            if opcode in _ATOMIC:
+                operations.add(operation)
+    assert operations == {0}  # BPF_ADD without BPF_FETCH
 
 
 def test_settings_reach_the_maps() -> None:

@@ -3,9 +3,9 @@
 
 `peer.py serve ADDRESS PORT COUNT` answers COUNT connections, then prints its ledger; before that it prints
 {"port": n}. `peer.py ask ADDRESS PORT COUNT UP DOWN` makes COUNT connections, each sending UP bytes and
-reading DOWN. `peer.py load SECONDS` talks to itself over loopback without pause, until standard input
-closes or SECONDS passed, and prints at the end its ledger and, in notes, "timeline": rows of
-[CLOCK_MONOTONIC s, bytes sent so far], taken before the sends that follow.
+reading DOWN. `peer.py load SECONDS PAUSE` talks to itself over loopback, PAUSE seconds (0: none) between two
+steps, until standard input says something or SECONDS passed, and prints at the end its ledger and, in
+notes, "timeline": rows of [CLOCK_MONOTONIC s, bytes sent so far], taken before the sends that follow.
 An exchange starts with two numbers of 4 bytes, the sizes up and down (counted like all else).
 """
 
@@ -55,7 +55,7 @@ def ask(address: str, port: int, count: int, up: int, down: int) -> Ledger:
     return ledger
 
 
-def load(seconds: float) -> Ledger:
+def load(seconds: float, pause_s: float) -> Ledger:
     """Talk to itself in steps of 10,000 bytes, with a row in the timeline every few milliseconds."""
     ledger = Ledger()
     client, server = tcp_pair(ledger)
@@ -69,6 +69,8 @@ def load(seconds: float) -> Ledger:
                 break
         total += client.send(10_000)
         server.drain(10_000)
+        if pause_s:
+            time.sleep(pause_s)
     timeline.append((time.monotonic(), total))
     ledger.notes["timeline"] = timeline
     return ledger
@@ -82,7 +84,7 @@ def main(arguments: list[str]) -> int:
     elif part == "ask":
         ledger = ask(rest[0], int(rest[1]), int(rest[2]), int(rest[3]), int(rest[4]))
     else:
-        ledger = load(float(rest[0]))
+        ledger = load(float(rest[0]), float(rest[1]))
     say(ledger.as_dict())
     return 0
 
