@@ -58,6 +58,8 @@ BPF_PERCPU_ARRAY(scratch, struct proc_val, 1);
 
 static __always_inline void lose(int index, u64 count)
 {
+    if (!count) /* adding a constant 0 becomes an instruction that LLVM before 12 cannot emit for BPF */
+        return;
     u64 *value = losses.lookup(&index);
     if (value)
         __sync_fetch_and_add(value, count);
