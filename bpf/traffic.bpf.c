@@ -37,6 +37,7 @@ BPF_TABLE("hash", u64, u64, listeners, 4096);
 #define TCP_ESTABLISHED 1
 #define TCP_SYN_SENT    2
 #define TCP_SYN_RECV    3
+#define TCP_CLOSE       7
 #define TCP_LISTEN      10
 
 /* Not the application's data: MSG_PEEK leaves it in the queue, MSG_ERRQUEUE returns our own. */
@@ -113,12 +114,21 @@ static __always_inline void own(struct flow_key *key, const int direct)
     key->tgid = process.tgid;
 }
 
-static __always_inline u8 guess_role(u64 sk, u32 netns, const int direct)
+/*
+ * Who opened a connection whose opening nobody saw. A local port with a listener: the peer. Else the bind
+ * bucket tells: connect() chose the port itself when fastreuse is -1 (__inet_hash_connect); a port that
+ * was bound by name is a listener's, which has closed since (or a client's that insists on its port).
+ */
+static __always_inline u8 guess_role(u64 sk, u32 netns, const int direct_sock)
 {
-    u64 key = listener_key(sk, netns, direct);
+    const int direct = 0;
+    u64 key = listener_key(sk, netns, direct_sock);
     u64 *count = listeners.lookup(&key);
 
-    return count && *count ? ROLE_SERVER : ROLE_CLIENT;
+    if (count && *count)
+        return ROLE_SERVER;
+    u64 bucket = READ(u64, sk, OFF_ICSK_BIND_HASH);
+    return !bucket || READ(s8, bucket, OFF_BIND_BUCKET_FASTREUSE) == -1 ? ROLE_CLIENT : ROLE_SERVER;
 }
 
 /* Counts by copied_seq from here on. Before the handshake's end there is nothing to go by. */
@@ -144,8 +154,9 @@ static __always_inline void count_owned(struct sock_val *value, u64 tx, u64 rx)
  * add to their own flows. So no byte is charged to another process, without a compare-and-swap,
  * which programs before Linux 5.12 lack.
  *
- * A TCP socket without state was open before the agent, or the map was full. UDP and MPTCP never
- * have any, since no hook tells when such a socket goes away.
+ * A TCP socket without state was open before the agent, or the map was full. UDP never has any, since
+ * no hook tells when such a socket goes away. An MPTCP socket's state knows its role until it is claimed;
+ * the peer is read then, because the addresses are set after the state hook ran.
  */
 static __always_inline void count_slowly(u64 sk, struct sock_val *value, u16 proto, u64 tx, u64 rx,
                                          const int direct)
@@ -153,23 +164,27 @@ static __always_inline void count_slowly(u64 sk, struct sock_val *value, u16 pro
     struct sock_val fresh = {.claims = 1, .tx = tx, .rx = rx};
     int claimed = 0;
 
-    if (value) {
+    if (value && !value->key.tgid) {
+        __sync_fetch_and_add(&value->claims, 1);
+        claimed = *(volatile u32 *)&value->claims == 1;
+    }
+    if (value && proto == IPPROTO_TCP) {
         fresh.key = value->key;
-        if (!fresh.key.tgid) {
-            __sync_fetch_and_add(&value->claims, 1);
-            claimed = *(volatile u32 *)&value->claims == 1;
-        }
     } else {
         u8 role = ROLE_CLIENT;
-        if (proto != IPPROTO_UDP)
+        if (value)
+            role = value->key.role;
+        else if (proto != IPPROTO_UDP)
             role = guess_role(sk, read_netns(sk, direct), direct);
         read_peer(sk, &fresh.key, role, proto == IPPROTO_UDP ? IPPROTO_UDP : IPPROTO_TCP, direct);
     }
     own(&fresh.key, direct);
     if (claimed) {
-        value->key.start = fresh.key.start;
-        value->key.exec = fresh.key.exec;
-        *(volatile u32 *)&value->key.tgid = fresh.key.tgid; /* last: it says the rest is there */
+        u32 tgid = fresh.key.tgid;
+
+        fresh.key.tgid = 0;
+        value->key = fresh.key;
+        *(volatile u32 *)&value->key.tgid = tgid; /* last: it says the rest is there */
         count_owned(value, tx, rx);
         return;
     }
@@ -202,16 +217,16 @@ static __always_inline int on_bytes(u64 sk, u64 tx, u64 rx, const int by_seq, co
         return 0;
     u16 proto = READ(u16, sk, OFF_SOCK_PROTOCOL);
     struct sock_val *value = NULL;
-    if (proto == IPPROTO_TCP) {
+    if (proto == IPPROTO_TCP || proto == IPPROTO_MPTCP) {
         u64 address = sk;
 
         value = socks.lookup(&address);
-        if (value && by_seq) {
+        if (value && by_seq && proto == IPPROTO_TCP) {
             if (value->copied_known)
                 return 0;
             follow(sk, value, direct);
         }
-    } else if (proto != IPPROTO_UDP && proto != IPPROTO_MPTCP) {
+    } else if (proto != IPPROTO_UDP) {
         return 0;
     }
     count(sk, value, proto, tx, rx, direct);
@@ -294,11 +309,34 @@ static __always_inline void on_listen(u64 sk, u64 change, const int direct)
         __sync_fetch_and_add(count, change);
 }
 
+/* The connection above the subflows. It has no tcp_destroy_sock; CLOSE is its end. */
+static __always_inline int on_mptcp_state(u64 sk, int before, int after)
+{
+    struct sock_val fresh = {};
+    u64 address = sk;
+
+    if (after == TCP_CLOSE)
+        return on_destroy(sk);
+    if (after == TCP_SYN_SENT)
+        fresh.key.role = ROLE_CLIENT;
+    else if (before == TCP_LISTEN ||
+             before == TCP_SYN_RECV) /* it is cloned from the listener, state and all */
+        fresh.key.role = ROLE_SERVER;
+    else
+        return 0;
+    socks.insert(&address, &fresh);
+    return 0;
+}
+
 static __always_inline int on_set_state(u64 sk, int before, int after, const int by_seq, const int direct)
 {
-    if (after != TCP_SYN_SENT && after != TCP_LISTEN && before != TCP_LISTEN && after != TCP_ESTABLISHED)
+    if (after != TCP_SYN_SENT && after != TCP_LISTEN && before != TCP_LISTEN && after != TCP_ESTABLISHED &&
+        after != TCP_CLOSE)
         return 0;
-    if (READ(u16, sk, OFF_SOCK_PROTOCOL) != IPPROTO_TCP)
+    u16 proto = READ(u16, sk, OFF_SOCK_PROTOCOL);
+    if (proto == IPPROTO_MPTCP)
+        return on_mptcp_state(sk, before, after);
+    if (proto != IPPROTO_TCP)
         return 0;
     if (after == TCP_SYN_SENT) {
         on_opened(sk, ROLE_CLIENT, direct);

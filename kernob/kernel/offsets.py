@@ -24,6 +24,8 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "OFF_SOCK_FLAGS": ("sock.__sk_common.skc_flags",),
     "OFF_TCP_COPIED_SEQ": ("tcp_sock.copied_seq",),
     "OFF_TCP_RCV_NXT": ("tcp_sock.rcv_nxt",),
+    "OFF_ICSK_BIND_HASH": ("inet_connection_sock.icsk_bind_hash",),
+    "OFF_BIND_BUCKET_FASTREUSE": ("inet_bind_bucket.fastreuse",),
     "OFF_SOCKET_SK": ("socket.sk",),
     "OFF_TASK_GROUP_LEADER": ("task_struct.group_leader",),
     "OFF_TASK_TGID": ("task_struct.tgid",),
