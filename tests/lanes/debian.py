@@ -40,41 +40,35 @@ class Mirrors:
         return "\n".join(lines) + "\n"
 
 
-def parse_index_targets(listing: str) -> tuple[str | None, str | None]:
-    r"""Return the (main, security) URIs out of `URI|label|codename` lines of apt's index targets.
+def find_uri(listing: str, label: str, ending: str) -> str | None:
+    r"""Return the first URI with `label` out of `URI|label` lines of apt's index targets.
 
     The label is empty until the machine's lists were fetched once; then the end of the URI decides.
 
-    >>> parse_index_targets("http://a.example/debian/|Debian|x\nhttp://b.example/x/|Debian-Security|x")
-    ('http://a.example/debian/', 'http://b.example/x/')
+    >>> find_uri("http://a.example/x/|Other\nhttp://b.example/debian/|Debian", "Debian", "debian")
+    'http://b.example/debian/'
     """
-    main = security = None
     for line in listing.splitlines():
-        uri, label, _codename = line.split("|")
-        ending = uri.rstrip("/").rsplit("/", 1)[-1]
-        if main is None and (label == "Debian" or (label == "" and ending == "debian")):
-            main = uri
-        if security is None and (label == "Debian-Security" or (label == "" and ending == "debian-security")):
-            security = uri
-    return main, security
+        uri, found = line.rsplit("|", 1)
+        if found == label or (found == "" and uri.rstrip("/").endswith(f"/{ending}")):
+            return uri
+    return None
+
+
+def index_targets() -> str:
+    """Return this machine's package indexes as `URI|label` lines."""
+    listing = ["apt-get", "indextargets", "--format", "$(REPO_URI)|$(LABEL)", "Created-By: Packages"]
+    return host.output(listing)
 
 
 def find_mirrors() -> Mirrors:
     """Return this machine's Debian mirrors (or KERNOB_LANE_MIRROR, KERNOB_LANE_SECURITY_MIRROR)."""
-    main, security = parse_index_targets(
-        host.output(
-            [
-                "apt-get",
-                "indextargets",
-                "--format",
-                "$(REPO_URI)|$(LABEL)|$(CODENAME)",
-                "Created-By: Packages",
-            ]
-        )
-    )
-    chosen = os.environ.get("KERNOB_LANE_MIRROR")
-    if chosen:
-        main, security = chosen, os.environ.get("KERNOB_LANE_SECURITY_MIRROR")
+    main = os.environ.get("KERNOB_LANE_MIRROR")
+    security = os.environ.get("KERNOB_LANE_SECURITY_MIRROR")
+    if not main:
+        listing = index_targets()
+        main = find_uri(listing, "Debian", "debian")
+        security = security or find_uri(listing, "Debian-Security", "debian-security")
     if not main:
         raise LaneError("this machine's apt has no Debian mirror; name one in KERNOB_LANE_MIRROR")
     for name in KEYRINGS:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tries what a new user types on a fresh Debian: a minimal system with python3 and make, and a clean clone.
+"""Tries what a new user types on a fresh system: a minimal one with python3 and make, and a clean clone.
 
 Enters: a suite and a command (`make setup`). Leaves: its output and exit code. Called by fresh.sh.
 The system is a directory that the command runs in under the host's kernel, with the host's network; its
@@ -27,7 +27,9 @@ from .image import SUITES
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-PRESENT = ("ca-certificates", "make", "python3")
+UBUNTU_SUITES = ("jammy", "noble")
+KEYRING_SUITE = "trixie"  # the first Debian that carries Ubuntu's keyring
+PRESENT = ("apt", "ca-certificates", "make", "python3")
 # Where this machine says which certificates to trust, for pip and apt in the fresh system.
 CERTIFICATE_VARIABLES = ("SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
@@ -50,24 +52,52 @@ exec chroot "$root" sh -c 'cd /root/kernob && exec "$@"' sh "$@"
 """
 
 
+def sources_of(suite: str, cache: Cache, log: Path) -> str:
+    """Return the sources.list of a suite, Debian's or Ubuntu's."""
+    mirrors = debian.find_mirrors()
+    if suite not in UBUNTU_SUITES:
+        return mirrors.sources(suite)
+    mirror = os.environ.get("KERNOB_LANE_UBUNTU_MIRROR") or debian.find_uri(
+        debian.index_targets(), "Ubuntu", "ubuntu"
+    )
+    if not mirror:
+        raise LaneError("this machine's apt has no Ubuntu mirror; name one in KERNOB_LANE_UBUNTU_MIRROR")
+
+    def fill(building: Path) -> None:
+        apt = debian.PrivateApt(cache.scratch(f"apt-{KEYRING_SUITE}"), KEYRING_SUITE, mirrors, log)
+        apt.update()
+        apt.download(["ubuntu-keyring"], building)
+        for package in building.glob("*.deb"):
+            host.run(["dpkg-deb", "-x", str(package), str(building)], log)
+
+    keys = cache.entry("ubuntu-keyring", content_key([KEYRING_SUITE]), fill)
+    keyring = keys / "usr/share/keyrings/ubuntu-archive-keyring.gpg"
+    places = (suite, f"{suite}-updates", f"{suite}-security")
+    return "".join(f"deb [signed-by={keyring}] {mirror} {place} main universe\n" for place in places)
+
+
 def build(suite: str, cache: Cache, say: Callable[[str], None]) -> Path:
     """Return the cached directory that holds the minimal system as `tree`."""
-    mirrors = debian.find_mirrors()
     log = cache.scratch("logs") / f"fresh-{suite}.log"
+    sources = sources_of(suite, cache, log)
 
     def fill(building: Path) -> None:
         say("building a minimal system")
         log.write_text("")
-        (building / "sources.list").write_text(mirrors.sources(suite))
+        (building / "sources.list").write_text(sources)
         (building / "apt.conf").write_text(
             debian.inherited_settings() + 'Acquire::Languages "none";\nAcquire::Check-Valid-Until "false";\n'
         )
         command = ["mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory"]
         command += [f"--include={','.join(PRESENT)}", f"--aptopt={building / 'apt.conf'}"]
         command += ["--dpkgopt=force-unsafe-io"]
+        if suite in UBUNTU_SUITES:
+            # The system trusts its own keys; the keyring that the sources name exists on the host only.
+            forget = r"sed -i 's/ \[signed-by=[^]]*\]//'"
+            command += [f'--customize-hook={forget} "$1"/etc/apt/sources.list.d/*.list']
         host.run([*command, suite, str(building / "tree"), str(building / "sources.list")], log)
 
-    key = content_key([suite, Path(__file__).read_bytes(), mirrors.sources(suite)])
+    key = content_key([suite, Path(__file__).read_bytes(), sources])
     return cache.entry(f"fresh-{suite}", key, fill)
 
 
@@ -124,11 +154,11 @@ def main(argv: Sequence[str]) -> int:
     """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(
         prog="fresh.sh",
-        usage="%(prog)s {bookworm,trixie} -- COMMAND...",
-        description="Run a command of this project on a fresh, minimal Debian (directory, host's kernel).",
+        usage="%(prog)s SUITE -- COMMAND...",
+        description="Run a command of this project on a fresh, minimal Debian or Ubuntu (host's kernel).",
         epilog="example: tests/lanes/fresh.sh trixie -- sh -c 'make setup && make doctor'",
     )
-    parser.add_argument("suite", choices=sorted(SUITES), help="Debian release")
+    parser.add_argument("suite", choices=[*SUITES, *UBUNTU_SUITES], help="release")
     border = argv.index("--") if "--" in argv else len(argv)
     suite = parser.parse_args(argv[:border]).suite
     command = list(argv[border + 1 :])

@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from .__main__ import main, parse
 from .cache import GENERATIONS, Cache, content_key, remove_tree
 from .counts import count
-from .debian import Mirrors, parse_index_targets
+from .debian import Mirrors, find_uri
 from .errors import LaneError
 from .guest import Console, Job, explain, follow, guest_environment, project_files, unpack_results
 from .host import output, run
@@ -162,11 +162,15 @@ def test_the_guest_python_decides_the_version() -> None:
 
 def test_mirrors_are_the_machines_own() -> None:
     """Debian's archives are found among others by label, or by the URI's end before the first update."""
-    listing = "https://a.example/x/|Other|y\nhttp://m.example/debian/|Debian|z\nhttp://m.example/sec/|Debian-Security|z\n"
-    assert parse_index_targets(listing) == ("http://m.example/debian/", "http://m.example/sec/")
-    fresh = "https://a.example/node/||y\nhttp://m.example/debian/||z\nhttp://m.example/debian-security/||z\n"
-    assert parse_index_targets(fresh) == ("http://m.example/debian/", "http://m.example/debian-security/")
-    assert parse_index_targets("http://u.example/ubuntu/|Ubuntu|noble\n") == (None, None)
+    listing = (
+        "https://a.example/x/|Other\nhttp://m.example/debian/|Debian\nhttp://m.example/s/|Debian-Security\n"
+    )
+    assert find_uri(listing, "Debian", "debian") == "http://m.example/debian/"
+    assert find_uri(listing, "Debian-Security", "debian-security") == "http://m.example/s/"
+    fresh = "https://a.example/node/|\nhttp://m.example/debian/|\nhttp://m.example/debian-security/|\n"
+    assert find_uri(fresh, "Debian", "debian") == "http://m.example/debian/"
+    assert find_uri(fresh, "Debian-Security", "debian-security") == "http://m.example/debian-security/"
+    assert find_uri("http://u.example/ubuntu/|Ubuntu\n", "Debian", "debian") is None
 
 
 def test_sources_name_the_archive_key() -> None:
