@@ -21,7 +21,7 @@ from kernob import __version__
 from kernob.config import Settings
 from kernob.errors import KernelError
 from kernob.model import HookReport, Snapshot
-from kernob.pipeline import Pipeline
+from kernob.pipeline import Pipeline, spare_memory
 from kernob.state.points import MetricBatch
 
 log = logging.getLogger(__name__)
@@ -214,6 +214,7 @@ def run_agent(settings: Settings, otlp_file: Path | None) -> int:
     from kernob.export.outlet import Outlet
     from kernob.export.socket import SnapshotServer
 
+    spare_memory()
     signals = _Signals()
     try:
         with contextlib.ExitStack() as stack:

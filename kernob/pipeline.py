@@ -17,8 +17,8 @@ from types import TracebackType
 from kernob.config import Settings
 from kernob.derive.coverage import Payload, Reach, coverage, wire_bytes
 from kernob.kernel.procfs import InterfaceCounters, ProcFs
-from kernob.kernel.session import KernelOptions, Session, settle_memory
-from kernob.model import Coverage, HookReport, MapUsage, ProcessInfo, ProcessKey, Snapshot
+from kernob.kernel.session import KernelOptions, Session, settle_memory, spare_memory
+from kernob.model import Coverage, HookReport, MapUsage, ProcessInfo, ProcessKey, ProgramRuns, Snapshot
 from kernob.probes import PROBES, process, traffic
 from kernob.probes.traffic import Loss
 from kernob.state.flows import Growth
@@ -27,10 +27,13 @@ from kernob.state.processes import Process
 from kernob.state.series import SeriesStore
 from kernob.state.traffic import Caps, TrafficState
 
+__all__ = ["Pipeline", "kernel_options", "new_session", "spare_memory"]
+
 log = logging.getLogger(__name__)
 
 _LIVENESS_S = 60.0
 _FULL_ARGS_BYTES = 65536
+_AFTER_TICK_NS = 2_000_000
 
 
 def kernel_options(settings: Settings) -> KernelOptions:
@@ -118,9 +121,9 @@ class Pipeline:
         keys, values = self._session.map("procs").read()
         self._traffic.processes.mark_ended(process.ended_keys(keys, values))
         rows = traffic.read(self._session)
-        growth = self._traffic.update(
-            (rows.closed_keys, rows.closed_values, rows.live), self._previous_unix_ns
-        )
+        # a little after the tick before, where a series of the same name may have had its last value
+        since_unix_ns = min(self._previous_unix_ns + _AFTER_TICK_NS, now_unix_ns - _AFTER_TICK_NS)
+        growth = self._traffic.update((rows.closed_keys, rows.closed_values, rows.live), since_unix_ns)
         self._wire.add(self._traffic, growth)
         if now_s - self._window_started_s >= window_s * 0.95:
             self._window_s = now_s - self._window_started_s
@@ -142,6 +145,7 @@ class Pipeline:
             hooks=self._session.reports,
             maps=self._maps,
             losses=self._losses(),
+            runs=self._runs(),
             coverage=self._wire.coverage,
         )
 
@@ -153,6 +157,16 @@ class Pipeline:
             "series_cap": self._traffic.folded,
             "recursion": sum(s.recursion_misses for s in self._session.run_stats().values()),
         }
+
+    def _runs(self) -> tuple[ProgramRuns, ...]:
+        """The kernel's time in each probe; nothing where it does not keep it (no false zero)."""
+        if not self._settings.bpf_stats:
+            return ()
+        sums: dict[str, tuple[int, int]] = {}
+        for (probe, _program), stats in self._session.run_stats().items():
+            time_ns, runs = sums.get(probe, (0, 0))
+            sums[probe] = (time_ns + stats.run_time_ns, runs + stats.runs)
+        return tuple(ProgramRuns(probe, runs, time_ns / 1e9) for probe, (time_ns, runs) in sums.items())
 
     def _removed(self, ended: Process) -> None:
         self._session.map("procs").delete(process.encode_key(ended.key))

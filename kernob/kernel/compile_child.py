@@ -51,9 +51,22 @@ def dtype_of(desc: Any) -> Any:
     return fields
 
 
+def _declare(lib: Any) -> None:
+    """Gives ctypes the types of bcc_common.h; it cuts pointers to 32 bits where it is not told better.
+
+    Which of these functions BCC's own module declares depends on its version.
+    """
+    lib.bpf_num_tables.argtypes, lib.bpf_num_tables.restype = [ctypes.c_void_p], ctypes.c_size_t
+    for function, result in (
+        (lib.bpf_table_name, ctypes.c_char_p),
+        (lib.bpf_table_fd_id, ctypes.c_int),
+        (lib.bpf_table_key_desc_id, ctypes.c_char_p),
+        (lib.bpf_table_leaf_desc_id, ctypes.c_char_p),
+    ):
+        function.argtypes, function.restype = [ctypes.c_void_p, ctypes.c_size_t], result
+
+
 def _tables(bpf: Any, lib: Any) -> tuple[list[dict[str, Any]], dict[int, str]]:
-    for function in (lib.bpf_table_name, lib.bpf_table_key_desc_id, lib.bpf_table_leaf_desc_id):
-        function.restype = ctypes.c_char_p  # BCC declares some of them, depending on its version
     maps, names = [], {}
     for i in range(lib.bpf_num_tables(bpf.module)):
         name = lib.bpf_table_name(bpf.module, i).decode()
@@ -104,6 +117,7 @@ def main() -> int:
     except Exception as error:  # BCC raises bare Exception; its diagnosis went to standard error
         print(error, file=sys.stderr)
         return 1
+    _declare(lib)
     maps, names = _tables(bpf, lib)
     programs = {}
     for function in request["functions"]:
