@@ -356,40 +356,31 @@ static __always_inline int on_set_state(u64 sk, int before, int after, const int
     return 0;
 }
 
-/* Tracepoints: typed (tp_btf) and untyped (raw_tp). ctx holds the tracepoint's arguments. */
+/*
+ * Tracepoints: typed (tp_btf) and untyped (raw_tp). ctx holds the tracepoint's arguments. One program a
+ * use of the macro: BCC 0.18 marks programs where the macro is used, so of several there it finds only one.
+ */
 
-#define TRACEPOINTS(prefix, direct)                                                                          \
-    int prefix##__send(u64 *ctx)                                                                             \
+#define PROGRAM(name, body)                                                                                  \
+    int name(u64 *ctx)                                                                                       \
     {                                                                                                        \
-        return on_send(ctx[0], (int)ctx[1], direct);                                                         \
-    }                                                                                                        \
-    int prefix##__recv(u64 *ctx)                                                                             \
-    {                                                                                                        \
-        return on_recv(ctx[0], (int)ctx[1], ctx[2], 0, direct);                                              \
-    }                                                                                                        \
-    int prefix##__recv_by_seq(u64 *ctx)                                                                      \
-    {                                                                                                        \
-        return on_recv(ctx[0], (int)ctx[1], ctx[2], 1, direct);                                              \
-    }                                                                                                        \
-    int prefix##__set_state(u64 *ctx)                                                                        \
-    {                                                                                                        \
-        return on_set_state(ctx[0], ctx[1], ctx[2], 0, direct);                                              \
-    }                                                                                                        \
-    int prefix##__set_state_by_seq(u64 *ctx)                                                                 \
-    {                                                                                                        \
-        return on_set_state(ctx[0], ctx[1], ctx[2], 1, direct);                                              \
-    }                                                                                                        \
-    int prefix##__space_adjust(u64 *ctx)                                                                     \
-    {                                                                                                        \
-        return on_space_adjust(ctx[0], direct);                                                              \
-    }                                                                                                        \
-    int prefix##__destroy(u64 *ctx)                                                                          \
-    {                                                                                                        \
-        return on_destroy(ctx[0]);                                                                           \
+        return body;                                                                                         \
     }
 
-TRACEPOINTS(tp_btf, 1)
-TRACEPOINTS(raw_tp, 0)
+PROGRAM(tp_btf__send, on_send(ctx[0], (int)ctx[1], 1))
+PROGRAM(raw_tp__send, on_send(ctx[0], (int)ctx[1], 0))
+PROGRAM(tp_btf__recv, on_recv(ctx[0], (int)ctx[1], ctx[2], 0, 1))
+PROGRAM(raw_tp__recv, on_recv(ctx[0], (int)ctx[1], ctx[2], 0, 0))
+PROGRAM(tp_btf__recv_by_seq, on_recv(ctx[0], (int)ctx[1], ctx[2], 1, 1))
+PROGRAM(raw_tp__recv_by_seq, on_recv(ctx[0], (int)ctx[1], ctx[2], 1, 0))
+PROGRAM(tp_btf__set_state, on_set_state(ctx[0], ctx[1], ctx[2], 0, 1))
+PROGRAM(raw_tp__set_state, on_set_state(ctx[0], ctx[1], ctx[2], 0, 0))
+PROGRAM(tp_btf__set_state_by_seq, on_set_state(ctx[0], ctx[1], ctx[2], 1, 1))
+PROGRAM(raw_tp__set_state_by_seq, on_set_state(ctx[0], ctx[1], ctx[2], 1, 0))
+PROGRAM(tp_btf__space_adjust, on_space_adjust(ctx[0], 1))
+PROGRAM(raw_tp__space_adjust, on_space_adjust(ctx[0], 0))
+PROGRAM(tp_btf__destroy, on_destroy(ctx[0]))
+PROGRAM(raw_tp__destroy, on_destroy(ctx[0]))
 
 /* Functions, at their return (fexit): ctx holds the arguments, then the result. */
 
