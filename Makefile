@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev top doctor test lint format lock clean
+.PHONY: help setup setup-dev top doctor test lint format docs bench lock clean
 
 help: ## say what there is
 	@printf 'Kernob: which process sends how many bytes to whom.\n\n'
@@ -39,6 +39,12 @@ format: setup-dev ## let ruff and clang-format rewrite the sources
 	@$(BIN)/ruff format .
 	@find bpf -path bpf/include -prune -o \( -name '*.c' -o -name '*.h' \) -print0 | \
 		xargs -0 -r $(BIN)/clang-format -i
+
+docs: setup ## write docs/metrics.md from the code
+	@$(BIN)/python -m scripts.metrics_doc
+
+bench: setup-dev ## run all benchmarks (half an hour; needs gcc)
+	@$(BIN)/python -m benchmarks
 
 LOCK := uv pip compile pyproject.toml --universal --python-version 3.10 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' --quiet
