@@ -45,8 +45,9 @@ class FlowTable:
         self._live = np.zeros((_FIRST_ROOM, 2), np.int64)
         self.totals = np.zeros((_FIRST_ROOM, 2), np.int64)
         self.sockets = np.zeros(_FIRST_ROOM, np.int64)
-        self.last_growth_tick = np.zeros(_FIRST_ROOM, np.int64)
+        self.last_growth_s = np.zeros(_FIRST_ROOM, np.float64)
         self.tick = 0
+        self._now_s = 0.0
         self.new: list[int] = []
 
     def __len__(self) -> int:
@@ -60,9 +61,15 @@ class FlowTable:
         """Indices of all known flows."""
         return np.fromiter(self._index.values(), np.int64, len(self._index))
 
-    def update(self, closed_keys: NDArray[Any], closed_values: NDArray[Any], live: NDArray[Any]) -> Growth:
-        """Folds one tick's rows in. Afterwards `new` lists the flows seen for the first time."""
+    def update(
+        self, closed_keys: NDArray[Any], closed_values: NDArray[Any], live: NDArray[Any], now_s: float = 0.0
+    ) -> Growth:
+        """Folds one tick's rows in. Afterwards `new` lists the flows seen for the first time.
+
+        `now_s` is monotonic; it only serves `quiet`.
+        """
         self.tick += 1
+        self._now_s = now_s
         self.new = []
         self._fold_closed(closed_keys, closed_values)
         self._live[:] = 0
@@ -74,7 +81,7 @@ class FlowTable:
         before = self.totals[grown]
         self.totals[grown] = np.maximum(before, sums[grown])
         added = self.totals[grown] - before
-        self.last_growth_tick[grown] = self.tick
+        self.last_growth_s[grown] = now_s
         return Growth(grown, added[:, 0], added[:, 1])
 
     def _fold_closed(self, keys: NDArray[Any], values: NDArray[Any]) -> None:
@@ -107,14 +114,20 @@ class FlowTable:
             if flow >= len(self.totals):
                 self._grow()
         self._index[key] = flow
-        self.last_growth_tick[flow] = self.tick
+        self.last_growth_s[flow] = self._now_s
         self.new.append(flow)
         return flow
 
     def _grow(self) -> None:
-        for name in ("_closed", "_live", "totals", "sockets", "last_growth_tick"):
+        for name in ("_closed", "_live", "totals", "sockets", "last_growth_s"):
             array: NDArray[Any] = getattr(self, name)
             setattr(self, name, np.concatenate([array, np.zeros_like(array)]))
+
+    def quiet(self, for_s: float) -> Indices:
+        """Flows without a live socket that have not grown for so many seconds."""
+        known = self.indices()
+        old = self._now_s - self.last_growth_s[known] > for_s
+        return known[old & (self.sockets[known] == 0)]
 
     def forget(self, flows: Indices) -> None:
         """Drops flows that no live socket holds. Should one come back, it counts from 0 again."""

@@ -23,7 +23,10 @@ _RAW_KEY = struct.Struct("<IIH")  # how a struct flow_key begins
 
 @dataclass(slots=True)
 class Process:
-    """One program image with network traffic, and the flows and series that are its own."""
+    """One program image with network traffic.
+
+    `flows` are those remembered now, `series` the (metric, slot) pairs that are its own.
+    """
 
     key: ProcessKey
     executable: str
@@ -33,6 +36,7 @@ class Process:
     quiet_since_tick: int = -1
     quiet_since_s: float = 0.0
     flows: set[int] = field(default_factory=set)
+    series: set[tuple[int, int]] = field(default_factory=set)
 
 
 class ProcessTable:

@@ -25,7 +25,8 @@ OTHER = "~other"
 """Stands for everything a cap did not admit, one series a service."""
 
 DIRECTIONS = ("transmit", "receive")
-_FORGET_IDLE_TICKS = 360
+_QUIET_S, _CROWDED_QUIET_S = 300.0, 15.0
+_CROWD = 10_000  # flows; a server with ever new clients would otherwise remember all of them
 _NO_SLOT = -1
 
 
@@ -162,12 +163,15 @@ class TrafficState:
         """How often a series was folded into `~other` for a cap (cumulative)."""
         return sum(metric.folded for metric in self._metrics)
 
-    def update(self, rows: tuple[NDArray[Any], NDArray[Any], NDArray[Any]], since_unix_ns: int) -> Growth:
+    def update(
+        self, rows: tuple[NDArray[Any], NDArray[Any], NDArray[Any]], since_unix_ns: int, now_s: float = 0.0
+    ) -> Growth:
         """Folds one tick in: (closed keys, closed values, live sockets).
 
-        New series start at `since_unix_ns`, the time of the tick before. Returns what grew.
+        New series start at `since_unix_ns`, just after the tick before; `now_s` is monotonic. Returns
+        what grew.
         """
-        growth = self.flows.update(*rows)
+        growth = self.flows.update(*rows, now_s)
         self._make_room()
         for flow in self.flows.new:
             key = self.flows.key(flow)
@@ -228,20 +232,23 @@ class TrafficState:
                 self._slots[flow, i, direction] = slot
                 if i != 1 and metric.is_own(slot):
                     metric.use(slot, process.key)
+                    process.series.add((i, slot))
 
     def sweep(self, now_s: float, removed: Callable[[Process], None]) -> None:
-        """Ends what is over: finished processes (told to `removed`), flows idle for an hour of ticks."""
+        """Ends what is over: finished processes (told to `removed`) and flows quiet for minutes.
+
+        A quiet flow loses nothing: its bytes are in its series, to which it adds again should it come back.
+        """
         busy = set(np.flatnonzero(self.flows.sockets).tolist())
         for process in self.processes.finished(self.flows.tick, now_s, busy):
             mine = np.fromiter(process.flows, np.int64, len(process.flows))
             for i in (0, 2):
-                self._metrics[i].end(set(self._slots[mine, i].ravel().tolist()), process.key)
+                slots = {slot for metric, slot in process.series if metric == i}
+                self._metrics[i].end(slots, process.key)
             self._forget(mine)
             self.processes.forget(process)
             removed(process)
-        idle = self.flows.tick - self.flows.last_growth_tick > _FORGET_IDLE_TICKS
-        known = self.flows.indices()
-        stale = known[idle[known] & (self.flows.sockets[known] == 0)]
+        stale = self.flows.quiet(_CROWDED_QUIET_S if len(self.flows) > _CROWD else _QUIET_S)
         for flow in stale.tolist():
             self._owners[flow].flows.discard(flow)
         self._forget(stale)

@@ -157,6 +157,32 @@ def test_exec_begins_a_new_name_and_ends_the_old_one() -> None:
     assert list(values(store, PROCESS_IO).values()) == [11]
 
 
+def test_a_quiet_flow_is_forgotten_and_its_series_goes_on() -> None:
+    """After minutes of silence a flow leaves memory; when it comes back, its series counts on."""
+    state, store = new_state()
+    key = flow_key(pid=12)
+    state.update((*closed((key, 300, 0)), live()), AT_NS, now_s=0.0)
+    state.update((*closed(), live()), AT_NS, now_s=299.0)
+    state.sweep(299.0, lambda process: None)
+    assert len(state.flows) == 1
+    state.update((*closed(), live()), AT_NS, now_s=301.0)
+    state.sweep(301.0, lambda process: None)
+    assert len(state.flows) == 0
+    state.update((*closed((key, 7, 0)), live()), AT_NS, now_s=302.0)
+    assert list(values(store, PROCESS_IO).values()) == [307]
+    assert list(values(store, FLOW_IO).values()) == [307]
+
+
+def test_a_process_ends_its_series_although_its_flows_are_forgotten() -> None:
+    """A process that fell silent long before it ended leaves no series behind."""
+    state, store = new_state()
+    state.update((*closed((flow_key(pid=12), 300, 0)), live()), AT_NS, now_s=0.0)
+    state.update((*closed(), live()), AT_NS, now_s=400.0)
+    state.sweep(400.0, lambda process: None)
+    end(state, store, ProcessKey(12, 7, 1))
+    assert values(store, PROCESS_IO) == {}
+
+
 def test_an_unknown_process_is_a_question_mark() -> None:
     """A process nobody can name any more still has its bytes and its PID."""
     state, store = new_state()
