@@ -125,9 +125,10 @@ class FlowTable:
 
     def quiet(self, for_s: float) -> Indices:
         """Flows without a live socket that have not grown for so many seconds."""
-        known = self.indices()
-        old = self._now_s - self.last_growth_s[known] > for_s
-        return known[old & (self.sockets[known] == 0)]
+        known: Indices = self.indices()
+        old: NDArray[np.bool_] = self._now_s - self.last_growth_s[known] > for_s
+        found: Indices = known[old & (self.sockets[known] == 0)]
+        return found
 
     def forget(self, flows: Indices) -> None:
         """Drops flows that no live socket holds. Should one come back, it counts from 0 again."""
