@@ -21,7 +21,7 @@ from kernob import __version__
 from kernob.config import Settings
 from kernob.errors import KernelError
 from kernob.model import HookReport, Snapshot
-from kernob.pipeline import Pipeline, spare_memory
+from kernob.pipeline import Pipeline, check_machine, spare_memory
 from kernob.state.points import MetricBatch
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,11 @@ class Agent:
         sink: Sink | None = None,
         on_end: Callable[[], None] | None = None,
     ) -> None:
-        """Nothing happens before `with`. `on_end` is called when ticking ends, also by failure."""
+        """Nothing happens before `with`. `on_end` is called when ticking ends, also by failure.
+
+        Raises PreconditionError where nothing could be attached anyway.
+        """
+        check_machine()
         self._settings = settings
         self._sink = sink
         self._on_end = on_end
@@ -215,6 +219,7 @@ def run_agent(settings: Settings, otlp_file: Path | None) -> int:
     from kernob.export.socket import SnapshotServer
 
     spare_memory()
+    check_machine()  # first, because without root much else is refused too, for the same reason
     signals = _Signals()
     try:
         with contextlib.ExitStack() as stack:

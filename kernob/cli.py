@@ -86,14 +86,15 @@ _socket_option = click.option(
 )
 
 
-def _settings(config_file: Path | None, socket_path: str | None = None) -> Settings:
-    """Load the settings, and log as they say from here on."""
+def _settings(config_file: Path | None, socket_path: str | None = None, *, quiet: bool = False) -> Settings:
+    """Load the settings, and log as they say from here on; `quiet`: warnings only, unless they say more."""
     from kernob import log
     from kernob.config import load_settings
 
     overrides = {} if socket_path is None else {"socket_path": socket_path}
     settings = load_settings(os.environ, config_file, overrides)
-    log.set_up(settings.log_level, sys.stderr, os.environ)
+    by_default = settings.origin["log_level"] == "default"
+    log.set_up("warning" if quiet and by_default else settings.log_level, sys.stderr, os.environ)
     return settings
 
 
@@ -192,7 +193,7 @@ def top(config_file: Path | None, socket_path: str | None, **options: Any) -> in
       kernob top --filter postgres
       kernob top --once --json | jq '.rows[0]'
     """
-    settings = _settings(config_file, socket_path)
+    settings = _settings(config_file, socket_path, quiet=True)
     from kernob.ui.top import run_top
 
     options["sort"] = SORTS[options["sort"]]
@@ -200,7 +201,7 @@ def top(config_file: Path | None, socket_path: str | None, **options: Any) -> in
 
 
 def _start_agent(settings: Settings) -> Agent:
-    """Make the agent of a screen that found none running."""
+    """Make the agent of a screen that found none running. Raises PreconditionError where none can be."""
     from kernob.agent import Agent
 
     return Agent(settings)
@@ -225,7 +226,7 @@ def doctor(config_file: Path | None, socket_path: str | None, as_json: bool) -> 
       kernob doctor
       kernob doctor --json | jq '.hooks[] | select(.state != "attached")'
     """
-    settings = _settings(config_file, socket_path)
+    settings = _settings(config_file, socket_path, quiet=True)
     from kernob.ui.doctor import run_doctor
 
     return run_doctor(settings, as_json, _examine)

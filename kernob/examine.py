@@ -23,7 +23,7 @@ from kernob.view import View
 def examine(settings: Settings, running: View | None) -> DoctorReport:
     """Look around; `running` is the agent's view, None where none runs. Attaches nothing for good."""
     facts = survey()
-    problem = ""
+    problem: KernobError | None = None
     if running is not None:
         hooks = running.hooks
     else:
@@ -43,7 +43,8 @@ def examine(settings: Settings, running: View | None) -> DoctorReport:
             f"{hook.probe}.{hook.name}" for probe in PROBES for hook in probe.hooks if not hook.essential
         ),
         agent=str(settings.socket_path) if running else "",
-        problem=problem,
+        problem=str(problem or ""),
+        problem_code=problem.exit_code if problem else 0,
         maps=running.maps if running else (),
         losses=running.losses if running else {},
         blind_spots=tuple(spot for probe in PROBES for spot in probe.blind_spots),
@@ -51,14 +52,14 @@ def examine(settings: Settings, running: View | None) -> DoctorReport:
     )
 
 
-def _tried(settings: Settings) -> tuple[tuple[HookReport, ...], str]:
+def _tried(settings: Settings) -> tuple[tuple[HookReport, ...], KernobError | None]:
     """Attach every hook, take it away again; return the reports, and why it failed as a whole."""
     session = new_session(settings)
     try:
         with session:
-            return session.reports, ""
+            return session.reports, None
     except KernobError as error:
-        return session.reports, str(error)
+        return session.reports, error
 
 
 def _bcc_version() -> str:

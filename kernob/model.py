@@ -209,7 +209,8 @@ class DoctorReport:
     none; `mounts` maps tracefs, debugfs, bpffs and cgroup2 to their mount points, "" where not mounted.
 
     Of Kernob: `agent` is the socket of the running agent that `hooks`, `maps` and `losses` are from; "" says
-    that the hooks were attached for this report and taken away again. `problem` is why none could be.
+    that the hooks were attached for this report and taken away again. `problem` is why none could be, and
+    `problem_code` the exit code that `kernob run` would end with.
     `optional_hooks` ("probe.hook") may be missing without making the machine unfit.
     """
 
@@ -226,6 +227,7 @@ class DoctorReport:
     optional_hooks: tuple[str, ...] = ()
     agent: str = ""
     problem: str = ""
+    problem_code: int = 0
     maps: tuple[MapUsage, ...] = ()
     losses: dict[str, int] = field(default_factory=dict)
     blind_spots: tuple[str, ...] = ()

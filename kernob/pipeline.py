@@ -17,7 +17,7 @@ from types import TracebackType
 from kernob.config import Settings
 from kernob.derive.coverage import Payload, Reach, coverage, wire_bytes
 from kernob.kernel.procfs import InterfaceCounters, ProcFs
-from kernob.kernel.session import KernelOptions, Session, settle_memory, spare_memory
+from kernob.kernel.session import KernelOptions, Session, check_permission, settle_memory, spare_memory
 from kernob.model import Coverage, HookReport, MapUsage, ProcessInfo, ProcessKey, ProgramRuns, Snapshot
 from kernob.probes import PROBES, process, traffic
 from kernob.probes.traffic import Loss
@@ -34,6 +34,11 @@ log = logging.getLogger(__name__)
 _LIVENESS_S = 60.0
 _FULL_ARGS_BYTES = 65536
 _AFTER_TICK_NS = 2_000_000
+
+
+def check_machine() -> None:
+    """Raises PreconditionError, one line, where nothing could be attached at all."""
+    check_permission()
 
 
 def kernel_options(settings: Settings) -> KernelOptions:
@@ -88,7 +93,8 @@ class Pipeline:
             self._session.close()
             raise
         self._started_unix_ns = self._previous_unix_ns = time.time_ns()
-        self._wire.start(time.monotonic())
+        self._window_started_s = self._checked_s = time.monotonic()
+        self._wire.start(self._window_started_s)
         settle_memory()
         for report in self._session.reports:
             log.info("%s.%s: %s", report.probe, report.hook, report.strategy or report.state.value)
@@ -123,7 +129,9 @@ class Pipeline:
         rows = traffic.read(self._session)
         # a little after the tick before, where a series of the same name may have had its last value
         since_unix_ns = min(self._previous_unix_ns + _AFTER_TICK_NS, now_unix_ns - _AFTER_TICK_NS)
-        growth = self._traffic.update((rows.closed_keys, rows.closed_values, rows.live), since_unix_ns)
+        growth = self._traffic.update(
+            (rows.closed_keys, rows.closed_values, rows.live), since_unix_ns, now_s
+        )
         self._wire.add(self._traffic, growth)
         if now_s - self._window_started_s >= window_s * 0.95:
             self._window_s = now_s - self._window_started_s

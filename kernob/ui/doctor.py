@@ -49,7 +49,7 @@ _Line = tuple[str, str, str]
 
 
 def run_doctor(settings: Settings, as_json: bool, examine: Examine | None = None) -> int:
-    """Print the report and return 0 where everything essential is attached, else 5.
+    """Print the report and return 0 where everything essential is attached, else what `kernob run` would.
 
     `examine` gets the settings and the running agent's view (None: no agent runs). Raises
     AgentUnreachableError where an agent runs and does not answer, PreconditionError where it may not be
@@ -63,7 +63,7 @@ def run_doctor(settings: Settings, as_json: bool, examine: Examine | None = None
         sys.stdout.flush()
     else:
         print_page(lambda _width: page(report))
-    return 0 if is_fit(report) else KernelError.exit_code
+    return 0 if is_fit(report) else report.problem_code or KernelError.exit_code
 
 
 def _examine(settings: Settings, view: View | None) -> DoctorReport:

@@ -74,11 +74,10 @@ def run_top(  # noqa: PLR0913  one argument per option of the command line
             if agent_listens(settings.socket_path):
                 open_feed: OpenFeed = partial(SocketFeed, settings.socket_path)
             else:
-                print(
-                    f"No agent answers on {settings.socket_path}: running one here meanwhile.",
-                    file=sys.stderr,
-                )
-                agent = stack.enter_context(start_agent(settings))
+                unstarted = start_agent(settings)
+                notice = f"No agent answers on {settings.socket_path}: running one here meanwhile."
+                print(notice, file=sys.stderr)
+                agent = stack.enter_context(unstarted)
                 open_feed = partial(LocalFeed, agent)
             if screen:
                 return _run_screen(open_feed, request)

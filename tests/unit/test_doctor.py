@@ -120,13 +120,14 @@ def test_admin_needs_no_finer_capability(tmp_path: Path, capsys: pytest.CaptureF
         (replace(REPORT, hooks=(EXIT,)), 5),
         (replace(REPORT, hooks=()), 5),
         (replace(REPORT, hooks=(replace(SEND, state=ProbeState.OFF),)), 5),
-        (replace(REPORT, problem="the verifier refused it"), 5),
+        (replace(REPORT, problem="the verifier refused it", problem_code=5), 5),
+        (replace(REPORT, problem="not permitted: run as root", problem_code=3), 3),
     ],
 )
 def test_exit_code(
     report: DoctorReport, code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """0 where every essential hook attached, 5 otherwise, and the document says the same."""
+    """0 where every essential hook attached, else what `kernob run` would; the document says the same."""
     assert run_doctor(settings(tmp_path), True, lambda _settings, _view: report) == code
     document = json.loads(capsys.readouterr().out)
     assert (document["v"], document["fit"]) == (1, code == 0)
