@@ -29,9 +29,10 @@ from typing import Protocol
 
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
+from kernob.answer import encode_answer
 from kernob.errors import ConfigError, PreconditionError
 from kernob.model import Snapshot
-from kernob.view import MAX_REQUEST_BYTES, Request, decode_request, encode_answer, encode_refusal
+from kernob.view import MAX_REQUEST_BYTES, Request, decode_request, encode_refusal
 
 _log = logging.getLogger(__name__)
 

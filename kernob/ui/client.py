@@ -19,6 +19,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Protocol
 
+from kernob.answer import select as select_view
 from kernob.errors import AgentUnreachableError, KernelError, PreconditionError
 from kernob.model import Snapshot
 from kernob.view import (
@@ -29,7 +30,6 @@ from kernob.view import (
     decode_answer,
     encode_request,
 )
-from kernob.view import select as select_view
 
 CONNECT_TIMEOUT_S = 2.0
 GRACE_S = 10.0

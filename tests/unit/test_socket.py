@@ -9,52 +9,16 @@ import os
 import socket
 import stat
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from kernob.errors import AgentUnreachableError, ConfigError, KernelError, PreconditionError
+from kernob.errors import AgentUnreachableError, ConfigError, PreconditionError
 from kernob.export.socket import MAX_CLIENTS, SnapshotServer
-from kernob.model import Role
-from kernob.ui.client import LocalFeed, SocketFeed, connect, fetch_once
-from kernob.view import (
-    MAX_REQUEST_BYTES,
-    Group,
-    Query,
-    Refusal,
-    Request,
-    Sort,
-    View,
-    decode_answer,
-    decode_request,
-    encode_answer,
-    encode_view,
-    select,
-)
+from kernob.ui.client import SocketFeed, fetch_once
+from kernob.view import MAX_REQUEST_BYTES, Request
 from tests.unit.fake_agent import FAILSAFE_S, FakeAgent, eventually, flow, snapshot
-
-
-@pytest.fixture
-def agent() -> Iterator[FakeAgent]:
-    fake = FakeAgent()
-    yield fake
-    fake.end()
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "run" / "agent.sock"
-
-
-@pytest.fixture
-def server(agent: FakeAgent, path: Path) -> Iterator[SnapshotServer]:
-    with SnapshotServer(path, agent) as running:
-        yield running
-        agent.end()
 
 
 class Raw:
@@ -87,10 +51,10 @@ class Raw:
 
 
 @pytest.mark.usefixtures("server")
-def test_once(agent: FakeAgent, path: Path) -> None:
+def test_once(agent: FakeAgent, socket_path: Path) -> None:
     """A "once" request is answered with one view, then the connection and the subscription end."""
     agent.standing = snapshot(flow(7, rate=30.0), flow(8, rate=10.0))
-    with Raw(path) as client:
+    with Raw(socket_path) as client:
         client.say(b'{"want":"once","limit":1}')
         answer = client.hear()
         assert client.ended()
@@ -111,10 +75,10 @@ def test_once(agent: FakeAgent, path: Path) -> None:
 
 
 @pytest.mark.usefixtures("server")
-def test_once_waits_for_a_tick(agent: FakeAgent, path: Path) -> None:
+def test_once_waits_for_a_tick(agent: FakeAgent, socket_path: Path) -> None:
     """A "once" request is never answered from an earlier tick."""
     agent.publish(snapshot(flow(6)))
-    with Raw(path) as client:
+    with Raw(socket_path) as client:
         client.say(b'{"want":"once","interval_s":0.5}')
         agent.publish(snapshot(flow(7)), subscribers=1)
         assert client.hear()["rows"][0]["pid"] == 7
@@ -123,9 +87,9 @@ def test_once_waits_for_a_tick(agent: FakeAgent, path: Path) -> None:
 
 
 @pytest.mark.usefixtures("server")
-def test_every_tick_reaches_every_client(agent: FakeAgent, path: Path) -> None:
+def test_every_tick_reaches_every_client(agent: FakeAgent, socket_path: Path) -> None:
     """Two clients with queries of their own each get one answer per tick."""
-    with Raw(path) as first, Raw(path) as second:
+    with Raw(socket_path) as first, Raw(socket_path) as second:
         first.say(b'{"want":"snapshot","interval_s":2}')
         second.say(b'{"want":"snapshot","interval_s":3,"sort":"pid","reverse":true,"filter":"CURL"}')
         for second_of_day in (1, 2, 3):
@@ -139,9 +103,9 @@ def test_every_tick_reaches_every_client(agent: FakeAgent, path: Path) -> None:
 
 
 @pytest.mark.usefixtures("server")
-def test_hold(agent: FakeAgent, path: Path) -> None:
+def test_hold(agent: FakeAgent, socket_path: Path) -> None:
     """A client on hold gets nothing by itself, and its new queries are answered from what it saw last."""
-    with Raw(path) as client:
+    with Raw(socket_path) as client:
         client.say(b'{"want":"snapshot"}')
         agent.publish(snapshot(flow(1, rate=1.0), flow(2, rate=2.0), second=1), subscribers=1)
         assert [row["pid"] for row in client.hear()["rows"]] == [2, 1]
@@ -181,37 +145,44 @@ def test_hold(agent: FakeAgent, path: Path) -> None:
     ],
 )
 @pytest.mark.usefixtures("server")
-def test_malformed_requests(agent: FakeAgent, path: Path, line: bytes) -> None:
+def test_malformed_requests(agent: FakeAgent, socket_path: Path, line: bytes) -> None:
     """A request that is not one is answered with the reason, and ends that connection only."""
     agent.standing = snapshot(flow(7))
-    with Raw(path) as client:
+    with Raw(socket_path) as client:
         client.say(line)
         assert client.hear()["error"].startswith("not a valid request: ")
         assert client.ended()
-    assert fetch_once(path).rows[0].pid == 7
+    assert fetch_once(socket_path).rows[0].pid == 7
 
 
 @pytest.mark.parametrize("tail", [b"", b"\n"])
 @pytest.mark.usefixtures("server")
-def test_endless_request(agent: FakeAgent, path: Path, tail: bytes) -> None:
+def test_endless_request(agent: FakeAgent, socket_path: Path, tail: bytes) -> None:
     """A request line beyond 4 KiB is refused, whether it ends or not."""
     agent.standing = snapshot(flow(7))
-    with Raw(path) as client:
+    with Raw(socket_path) as client:
         client.socket.sendall(b"x" * (MAX_REQUEST_BYTES + 1) + tail)
         assert client.hear()["error"] == "not a valid request: longer than 4096 bytes"
 
 
-def test_silent_client(agent: FakeAgent, path: Path) -> None:
+def test_silent_client(agent: FakeAgent, socket_path: Path) -> None:
     """A client that never asks is let go."""
-    with SnapshotServer(path, agent, first_request_timeout_s=0.01) as server, Raw(path) as client:
+    with (
+        SnapshotServer(socket_path, agent, first_request_timeout_s=0.01) as server,
+        Raw(socket_path) as client,
+    ):
         assert client.ended()
         eventually(lambda: server.client_count == 0)
 
 
-def test_client_that_does_not_read(agent: FakeAgent, path: Path) -> None:
+def test_client_that_does_not_read(agent: FakeAgent, socket_path: Path) -> None:
     """A client that stops reading is dropped after the send timeout; another one misses nothing."""
     many = [flow(pid, "x" * 200) for pid in range(5000)]  # ten times what a unix socket buffers
-    with SnapshotServer(path, agent, send_timeout_s=0.05) as server, Raw(path) as stuck, Raw(path) as healthy:
+    with (
+        SnapshotServer(socket_path, agent, send_timeout_s=0.05) as server,
+        Raw(socket_path) as stuck,
+        Raw(socket_path) as healthy,
+    ):
         stuck.say(b'{"want":"snapshot","limit":20000}')
         healthy.say(b'{"want":"snapshot","limit":1}')
         for second in range(1, 6):
@@ -222,10 +193,10 @@ def test_client_that_does_not_read(agent: FakeAgent, path: Path) -> None:
         agent.end()
 
 
-def test_clients_that_leave_at_any_time(agent: FakeAgent, server: SnapshotServer, path: Path) -> None:
+def test_clients_that_leave_at_any_time(agent: FakeAgent, server: SnapshotServer, socket_path: Path) -> None:
     """Clients that hang up before, in or after a request leave nothing behind."""
     for said in (b"", b'{"want":', b'{"want":"once"}\n', b'{"want":"snapshot"}\n'):
-        with Raw(path) as client:
+        with Raw(socket_path) as client:
             client.socket.sendall(said)
 
     def ticked_away() -> bool:
@@ -235,83 +206,83 @@ def test_clients_that_leave_at_any_time(agent: FakeAgent, server: SnapshotServer
     eventually(ticked_away)
 
 
-def test_too_many_clients(agent: FakeAgent, server: SnapshotServer, path: Path) -> None:
+def test_too_many_clients(agent: FakeAgent, server: SnapshotServer, socket_path: Path) -> None:
     """Client 17 is refused with the reason; when one leaves there is room again."""
     agent.standing = snapshot(flow(7))
     with contextlib.ExitStack() as stack:
-        clients = [stack.enter_context(Raw(path)) for _ in range(MAX_CLIENTS)]
+        clients = [stack.enter_context(Raw(socket_path)) for _ in range(MAX_CLIENTS)]
         eventually(lambda: server.client_count == MAX_CLIENTS)
         with pytest.raises(AgentUnreachableError, match="refused: 16 clients are connected already"):
-            fetch_once(path)
+            fetch_once(socket_path)
         clients[0].socket.shutdown(socket.SHUT_RDWR)
         eventually(lambda: server.client_count == MAX_CLIENTS - 1)
-        assert fetch_once(path).rows[0].pid == 7
+        assert fetch_once(socket_path).rows[0].pid == 7
 
 
-def test_foreign_uid(agent: FakeAgent, path: Path) -> None:
+def test_foreign_uid(agent: FakeAgent, socket_path: Path) -> None:
     """A peer that is neither root nor the agent's own user is refused by its SO_PEERCRED uid."""
     foreign = os.geteuid() + 12345
     with (
-        SnapshotServer(path, agent, peer_uid=lambda _: foreign),
+        SnapshotServer(socket_path, agent, peer_uid=lambda _: foreign),
         pytest.raises(AgentUnreachableError, match=f"refused: uid {foreign} may not"),
     ):
-        fetch_once(path)
+        fetch_once(socket_path)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 @pytest.mark.usefixtures("server")
-def test_unprivileged_user_cannot_connect(path: Path) -> None:
+def test_unprivileged_user_cannot_connect(socket_path: Path) -> None:
     """The file modes keep another user out before the server is asked."""
-    for parent in path.parents[1:4]:
+    for parent in socket_path.parents[1:4]:
         parent.chmod(0o755)
     child = os.fork()
     if child == 0:
         os.setgroups([])
         os.setuid(65534)
         try:
-            fetch_once(path)
+            fetch_once(socket_path)
         except PreconditionError as error:
             os._exit(42 if "run as root" in str(error) else 1)
         os._exit(2)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 42
 
 
-def test_modes_and_removal(agent: FakeAgent, path: Path) -> None:
+def test_modes_and_removal(agent: FakeAgent, socket_path: Path) -> None:
     """The socket is 0600 in a directory made 0700, and gone after close."""
-    with SnapshotServer(path, agent):
-        assert stat.S_IMODE(path.stat().st_mode) == 0o600
-        assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
-    assert not path.exists()
-    assert path.parent.exists()
+    with SnapshotServer(socket_path, agent):
+        assert stat.S_IMODE(socket_path.stat().st_mode) == 0o600
+        assert stat.S_IMODE(socket_path.parent.stat().st_mode) == 0o700
+    assert not socket_path.exists()
+    assert socket_path.parent.exists()
 
 
-def test_stale_socket_is_replaced(agent: FakeAgent, path: Path) -> None:
+def test_stale_socket_is_replaced(agent: FakeAgent, socket_path: Path) -> None:
     """The socket file of an agent that was killed does not hinder the next one."""
-    path.parent.mkdir(mode=0o700)
+    socket_path.parent.mkdir(mode=0o700)
     with socket.socket(socket.AF_UNIX) as killed:
-        killed.bind(str(path))
+        killed.bind(str(socket_path))
     agent.standing = snapshot(flow(7))
-    with SnapshotServer(path, agent):
-        assert fetch_once(path).rows[0].pid == 7
+    with SnapshotServer(socket_path, agent):
+        assert fetch_once(socket_path).rows[0].pid == 7
 
 
 @pytest.mark.usefixtures("server")
-def test_live_socket_is_refused(agent: FakeAgent, path: Path) -> None:
+def test_live_socket_is_refused(agent: FakeAgent, socket_path: Path) -> None:
     """A second agent is refused with the first one's pid, and the first goes on."""
     agent.standing = snapshot(flow(7))
     with pytest.raises(
         PreconditionError, match=rf"another kernob agent \(pid {os.getpid()}\) already serves"
     ):
-        SnapshotServer(path, agent).bind()
-    assert fetch_once(path).rows[0].pid == 7
+        SnapshotServer(socket_path, agent).bind()
+    assert fetch_once(socket_path).rows[0].pid == 7
 
 
-def test_two_agents_at_once(agent: FakeAgent, path: Path) -> None:
+def test_two_agents_at_once(agent: FakeAgent, socket_path: Path) -> None:
     """Of agents that start at the same moment on a stale file exactly one wins."""
-    path.parent.mkdir(mode=0o700)
+    socket_path.parent.mkdir(mode=0o700)
     with socket.socket(socket.AF_UNIX) as killed:
-        killed.bind(str(path))
-    servers = [SnapshotServer(path, agent) for _ in range(8)]
+        killed.bind(str(socket_path))
+    servers = [SnapshotServer(socket_path, agent) for _ in range(8)]
     refused: list[str] = []
     start = threading.Barrier(8)
 
@@ -329,18 +300,18 @@ def test_two_agents_at_once(agent: FakeAgent, path: Path) -> None:
         racer.join()
     assert len(refused) == 7
     agent.standing = snapshot(flow(7))
-    assert fetch_once(path).rows[0].pid == 7
+    assert fetch_once(socket_path).rows[0].pid == 7
     for server in servers:
         server.close()
-    assert not path.exists()
+    assert not socket_path.exists()
 
 
-def test_only_our_own_file_is_removed(agent: FakeAgent, path: Path) -> None:
+def test_only_our_own_file_is_removed(agent: FakeAgent, socket_path: Path) -> None:
     """A server whose file was replaced by somebody else's leaves that one alone."""
-    with SnapshotServer(path, agent):
-        path.unlink()
-        path.write_text("not ours")
-    assert path.read_text() == "not ours"
+    with SnapshotServer(socket_path, agent):
+        socket_path.unlink()
+        socket_path.write_text("not ours")
+    assert socket_path.read_text() == "not ours"
 
 
 def test_unusable_paths(agent: FakeAgent, tmp_path: Path) -> None:
@@ -361,11 +332,11 @@ def test_unusable_paths(agent: FakeAgent, tmp_path: Path) -> None:
     assert list(public.iterdir()) == []
 
 
-def test_close_ends_clients(agent: FakeAgent, path: Path) -> None:
+def test_close_ends_clients(agent: FakeAgent, socket_path: Path) -> None:
     """Closing the server hangs up on everybody, and a feed says that the agent went away."""
-    server = SnapshotServer(path, agent)
+    server = SnapshotServer(socket_path, agent)
     server.start()
-    feed = SocketFeed(path, Request())
+    feed = SocketFeed(socket_path, Request())
     agent.publish(snapshot(flow(7)), subscribers=1)
     views = feed.views()
     assert next(views).rows[0].pid == 7
@@ -373,191 +344,3 @@ def test_close_ends_clients(agent: FakeAgent, path: Path) -> None:
     server.close()
     with pytest.raises(AgentUnreachableError, match="went away"):
         next(views)
-
-
-@pytest.mark.parametrize("exists", [False, True])
-def test_no_agent(path: Path, *, exists: bool) -> None:
-    """Without a socket, or with one that nobody listens on, connecting says that no agent answers."""
-    path.parent.mkdir()
-    if exists:
-        with socket.socket(socket.AF_UNIX) as killed:
-            killed.bind(str(path))
-    with pytest.raises(AgentUnreachableError, match=f"no agent answers on {path}"):
-        fetch_once(path)
-
-
-@pytest.mark.parametrize(
-    ("answer", "message"),
-    [
-        (b"nonsense\n", "its answer is malformed"),
-        (b'{"v":1}\n', "its answer is malformed"),
-        (b'{"v":2,"rows":[]}\n', "another version of the protocol"),
-        (b'{"rows":[]}\n', "another version of the protocol"),
-        (b"[" * 100_000 + b"\n", "its answer is malformed"),
-        (b"", "went away"),
-    ],
-)
-def test_answers_that_cannot_be_read(path: Path, answer: bytes, message: str) -> None:
-    """Whatever listens there and is no agent of this version is reported in one line."""
-    path.parent.mkdir()
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(path))
-        listener.listen(1)
-        feed = SocketFeed(path, Request())
-        connection, _ = listener.accept()
-        connection.recv(MAX_REQUEST_BYTES)
-        connection.sendall(answer)
-        connection.close()
-        with pytest.raises(AgentUnreachableError, match=message):
-            list(feed.views())
-
-
-def test_hung_agent(path: Path) -> None:
-    """An agent that accepts and then says nothing counts as gone once the grace period is over."""
-    path.parent.mkdir()
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(path))
-        listener.listen(1)
-        feed = SocketFeed(path, Request(interval_s=0.2), grace_s=0.01)
-        with pytest.raises(AgentUnreachableError, match="is silent for"):
-            list(feed.views())
-
-
-@pytest.mark.usefixtures("server")
-def test_feed_is_closed_from_another_thread(agent: FakeAgent, path: Path) -> None:
-    """Closing a feed ends the iteration that waits for it, without an error."""
-    feed = SocketFeed(path, Request(interval_s=300))
-    seen: list[View] = []
-    reader = threading.Thread(target=lambda: seen.extend(feed.views()))
-    reader.start()
-    agent.publish(snapshot(flow(7)), subscribers=1)
-    eventually(lambda: len(seen) == 1)
-    feed.close()
-    reader.join(FAILSAFE_S)
-    assert not reader.is_alive()
-
-
-@pytest.mark.usefixtures("server")
-def test_connect_leaves(agent: FakeAgent, path: Path) -> None:
-    """Leaving the iteration of `connect` ends the subscription at the agent."""
-    views = connect(path, Request(interval_s=1))
-    first: list[View] = []
-    reader = threading.Thread(target=lambda: first.append(next(views)))
-    reader.start()
-    agent.publish(snapshot(flow(7)), subscribers=1)
-    reader.join(FAILSAFE_S)
-    views.close()
-    agent.publish(snapshot(flow(7)))
-    eventually(lambda: agent.unsubscribed == 1)
-
-
-def test_local_feed(agent: FakeAgent) -> None:
-    """An agent in the same process answers queries at once, holds, and ends the iteration when it ends."""
-    feed = LocalFeed(agent, Request())
-    views = feed.views()
-    agent.publish(snapshot(flow(1), flow(2, rate=5.0)), subscribers=1)
-    assert [row.pid for row in next(views).rows] == [2, 1]
-    feed.ask(Request(sort=Sort.PID, hold=True))
-    assert [row.pid for row in next(views).rows] == [1, 2]
-    agent.publish(snapshot(flow(3)))
-    feed.ask(Request(sort=Sort.PID, filter="curl", limit=1, hold=True))
-    assert [row.pid for row in next(views).rows] == [1]
-    agent.end()
-    assert list(views) == []
-
-
-def test_local_feed_raises_what_the_agent_raised() -> None:
-    """An agent that fails ends the screen with its own reason."""
-    agent = FakeAgent()
-    feed = LocalFeed(agent, Request())
-    agent.failure = OSError("the map is gone")
-    agent.end()
-    with pytest.raises(KernelError, match="the agent stopped: the map is gone"):
-        list(feed.views())
-
-
-def test_oversized_answers_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An answer beyond the largest line is halved until it fits, and says what it left out."""
-    monkeypatch.setattr("kernob.view.MAX_VIEW_BYTES", 20_000)
-    full = snapshot(*(flow(pid) for pid in range(1000)))
-    answer = decode_answer(encode_answer(full, Query(limit=1000)))
-    assert isinstance(answer, View)
-    assert len(answer.rows) + answer.left_out.rows == 1000
-    assert len(answer.rows) == 62
-
-
-def test_groups() -> None:
-    """Rows are folded by process, service and destination; a filter counts only what it matched."""
-    full = snapshot(
-        flow(1, "curl", 10.0),
-        flow(1, "curl", 30.0, address="198.51.100.2", peer="198.51.100.2"),
-        flow(2, "wget", 60.0),
-        flow(3, "nginx", 0.0, role=Role.SERVER, address="10.0.0.1", port=80, peer="10.0.0.8"),
-        flow(3, "nginx", 0.0, role=Role.SERVER, address="10.0.0.1", port=80, peer="10.0.0.9"),
-    )
-    by_process = select(full, Query(group=Group.PROCESS))
-    assert [(row.pid, row.flows, row.share, row.address) for row in by_process.rows] == [
-        (2, 1, 0.6, ""),
-        (1, 2, 0.4, ""),
-        (3, 2, 0.0, ""),
-    ]
-    by_service = select(full, Query(group=Group.SERVICE, sort=Sort.SERVICE))
-    assert [(row.service, row.pid, row.tx_bytes) for row in by_service.rows] == [
-        ("curl.service", 0, 2000),
-        ("nginx.service", 0, 2000),
-        ("wget.service", 0, 1000),
-    ]
-    by_destination = select(full, Query(group=Group.DESTINATION))
-    assert [(row.address, row.port, row.role, row.flows) for row in by_destination.rows] == [
-        ("192.0.2.1", 443, "client", 2),
-        ("198.51.100.2", 443, "client", 1),
-        ("10.0.0.1", 80, "server", 2),
-    ]
-    filtered = select(full, Query(group=Group.PROCESS, filter="Curl 198.51"))
-    assert [(row.pid, row.flows, row.tx_rate) for row in filtered.rows] == [(1, 1, 30.0)]
-    assert (filtered.matched.rows, filtered.total.rows, filtered.processes) == (1, 5, 3)
-
-
-def test_equal_rows_keep_their_order() -> None:
-    """Idle rows stand in one order, whichever order the agent found them in."""
-    flows = [flow(pid, name) for pid in (3, 1, 2) for name in ("b", "a")]
-    orders = {
-        tuple((row.executable, row.pid) for row in select(snapshot(*found), Query()).rows)
-        for found in (flows, flows[::-1], flows[3:] + flows[:3])
-    }
-    assert orders == {(("a", 1), ("a", 2), ("a", 3), ("b", 1), ("b", 2), ("b", 3))}
-
-
-@pytest.mark.parametrize("sort", list(Sort))
-@pytest.mark.parametrize("reverse", [False, True])
-def test_cut_keeps_the_first_rows(sort: Sort, *, reverse: bool) -> None:
-    """The rows of a small limit are the first rows of a large one."""
-    full = snapshot(*(flow(pid % 50, f"n{pid % 7}", rate=pid % 11, tx_bytes=pid % 13) for pid in range(400)))
-    everything = select(full, Query(sort=sort, reverse=reverse, limit=400)).rows
-    assert select(full, Query(sort=sort, reverse=reverse, limit=20)).rows == everything[:20]
-
-
-@settings(deadline=None)
-@given(st.binary(max_size=300))
-def test_any_bytes_as_request(line: bytes) -> None:
-    """Any bytes are a request or a ValueError."""
-    with contextlib.suppress(ValueError):
-        assert isinstance(decode_request(line), Request)
-
-
-@settings(deadline=None)
-@given(st.text(alphabet=st.characters(), max_size=300), st.floats(0, 1e15), st.integers(0, 2**62))
-def test_views_survive_the_wire(name: str, rate: float, count: int) -> None:
-    """Any name and number arrives as it left, on one line, with nothing in it a terminal obeys."""
-    view = select(snapshot(flow(1, name, rate, tx_bytes=count)), Query())
-    line = encode_view(view)
-    assert decode_answer(line) == view
-    assert line.decode().isprintable()
-
-
-@settings(deadline=None)
-@given(st.binary(max_size=300))
-def test_any_bytes_as_answer(line: bytes) -> None:
-    """Any bytes are an answer or a ValueError."""
-    with contextlib.suppress(ValueError):
-        assert isinstance(decode_answer(line), View | Refusal)
