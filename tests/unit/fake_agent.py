@@ -36,6 +36,16 @@ def snapshot(*flows: FlowRow, second: int = 1) -> Snapshot:
     return Snapshot(second * 10**9, 0, 1.0, "web-01", tuple(flows))
 
 
+BUSY = (flow(11, "rsync", 900.0, tx_bytes=5), flow(12, "nginx", 90.0), flow(13, "curl", 10.0, tx_bytes=9000))
+HOSTILE = (
+    flow(21, "\x1b[2J\x1b]0;owned\x07", 7.0, service="[red]bold[/red]"),
+    flow(22, "x" * 255, 6.0, service="y" * 255),
+    flow(23, "数据库服务器進程名前" * 5, 5.0, service="サービス" * 20),
+    flow(24, "e\u0301\u0301\u0301\u0301zalgo", 4.0, service="\u202egnp"),
+    flow(25, "new\nline", 3.0, service="[@click=app.bell]x[/]"),
+)
+
+
 class FakeAgent:
     """Publishes what the test hands it; every subscriber sees every snapshot published after it came."""
 
