@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from kernob.state.points import MetricBatch
+
 SCENARIOS = ("first", "all changed", "1 % changed", "none changed")
 WAYS = ("grpc", "grpc gzip", "http/protobuf", "http/protobuf gzip")
 IMPORTS = (
@@ -107,40 +109,44 @@ class Counting:
         self._inner.close()
 
 
-def measure(scenario: str, way: str, port: int, series: int) -> dict[str, float]:
-    """Run one scenario in this process and return its figures."""
-    import numpy as np
+class Rig:
+    """Series in their store, and an exporter that sends them: what a scenario's steps work on."""
 
-    from kernob.config_otel import OtlpSettings
-    from kernob.export.resource import build_resource
-    from kernob.export.telemetry import OwnTelemetry
-    from kernob.export.transport import make_transport
-    from kernob.export.worker import Exporter
-    from kernob.model import MetricKind, MetricSpec, Snapshot
-    from kernob.state.points import MetricBatch
-    from kernob.state.series import SeriesStore
+    def __init__(self, way: str, port: int, series: int) -> None:
+        import numpy as np
 
-    keys = ("process.pid", "process.executable.name", "kernob.service")
-    spec = MetricSpec(
-        "process.network.io", "By", MetricKind.COUNTER, "Bytes a process sent or received",
-        (*keys, "network.io.direction", "network.transport"),
-    )  # fmt: skip
-    protocol, _, compression = way.partition(" ")
-    path = "" if protocol == "grpc" else "/v1/metrics"
-    options = OtlpSettings(
-        endpoint=f"http://127.0.0.1:{port}{path}", protocol=protocol, compression=compression or "none"
-    )
-    resource = build_resource((), "bench")
-    own = OwnTelemetry(resource)
-    transport = Counting(make_transport(options, "bench"))
-    exporter: Exporter[MetricBatch] = Exporter(options, resource, observer=own, transport=transport)
-    store = SeriesStore()
-    block = store.block(spec)
-    slots = np.zeros(series, dtype=np.int64)
-    now_ns = START_NS
+        from kernob.config_otel import OtlpSettings
+        from kernob.export.resource import build_resource
+        from kernob.export.telemetry import OwnTelemetry
+        from kernob.export.transport import make_transport
+        from kernob.export.worker import Exporter
+        from kernob.model import MetricKind, MetricSpec
+        from kernob.state.series import SeriesStore
 
-    def admit() -> None:
-        for index in range(series):
+        keys = ("process.pid", "process.executable.name", "kernob.service")
+        spec = MetricSpec(
+            "process.network.io", "By", MetricKind.COUNTER, "Bytes a process sent or received",
+            (*keys, "network.io.direction", "network.transport"),
+        )  # fmt: skip
+        protocol, _, compression = way.partition(" ")
+        path = "" if protocol == "grpc" else "/v1/metrics"
+        options = OtlpSettings(
+            endpoint=f"http://127.0.0.1:{port}{path}", protocol=protocol, compression=compression or "none"
+        )
+        resource = build_resource((), "bench")
+        self._own = OwnTelemetry(resource)
+        self.transport = Counting(make_transport(options, "bench"))
+        self.exporter: Exporter[MetricBatch] = Exporter(
+            options, resource, observer=self._own, transport=self.transport
+        )
+        self._store = SeriesStore()
+        self._block = self._store.block(spec)
+        self._slots = np.zeros(series, dtype=np.int64)
+        self._now_ns = START_NS
+
+    def admit(self) -> None:
+        """Make all series known to the store."""
+        for index in range(len(self._slots)):
             process = index // 2
             attributes = (
                 ("process.pid", 1000 + process),
@@ -149,31 +155,44 @@ def measure(scenario: str, way: str, port: int, series: int) -> dict[str, float]
                 ("network.io.direction", "transmit" if index % 2 else "receive"),
                 ("network.transport", "tcp"),
             )
-            slots[index] = block.admit(attributes, START_NS)
+            self._slots[index] = self._block.admit(attributes, START_NS)
 
-    def export() -> None:
-        nonlocal now_ns
-        now_ns += SECOND_NS
-        own.observe(Snapshot(now_ns, START_NS, 1.0, "bench", ()))
-        exporter.submit(store.batch(now_ns), own.collect())
-        while not (done := exporter.acknowledged()):
+    def change(self, count: int, value: int) -> None:
+        """Set the first `count` series to values made from `value`: the same ones for the same value."""
+        import numpy as np
+
+        self._block.set(self._slots[:count], np.arange(count) * 1000 + value)
+
+    def export(self) -> None:
+        """Send what is due a second later, and wait until all of it is acknowledged."""
+        from kernob.model import Snapshot
+
+        self._now_ns += SECOND_NS
+        self._own.observe(Snapshot(self._now_ns, START_NS, 1.0, "bench", ()))
+        self.exporter.submit(self._store.batch(self._now_ns), self._own.collect())
+        while not (done := self.exporter.acknowledged()):
             time.sleep(ACKNOWLEDGE_POLL_S)
-        store.acknowledge(done[0])
+        self._store.acknowledge(done[0])
+
+
+def measure(scenario: str, way: str, port: int, series: int) -> dict[str, float]:
+    """Run one scenario in this process and return its figures."""
+    rig = Rig(way, port, series)
 
     def change(count: int, value: int) -> Callable[[], None]:
-        return lambda: block.set(slots[:count], np.arange(count) * 1000 + value)
+        return lambda: rig.change(count, value)
 
     steps = {
-        "first": (admit, change(series, 1), export),
-        "all changed": (change(series, 2), export),
-        "1 % changed": (change(series // 100, 2), export),
-        "none changed": (change(series, 1), export),
+        "first": (rig.admit, change(series, 1), rig.export),
+        "all changed": (change(series, 2), rig.export),
+        "1 % changed": (change(series // 100, 2), rig.export),
+        "none changed": (change(series, 1), rig.export),
     }
     if scenario != "first":
         for step in steps["first"]:
             step()
     before_kib = memory_kib("VmRSS")
-    transport.requests = transport.body_bytes = 0
+    rig.transport.requests = rig.transport.body_bytes = 0
     reset_peak()
     begun_s = time.process_time()
     for step in steps[scenario]:
@@ -183,10 +202,10 @@ def measure(scenario: str, way: str, port: int, series: int) -> dict[str, float]
         "cpu_s": cpu_s,
         "before_mib": before_kib / 1024,
         "peak_mib": memory_kib("VmHWM") / 1024,
-        "requests": transport.requests,
-        "body_mb": transport.body_bytes / 1e6,
+        "requests": rig.transport.requests,
+        "body_mb": rig.transport.body_bytes / 1e6,
     }
-    exporter.close(1.0)
+    rig.exporter.close(1.0)
     return figures
 
 
