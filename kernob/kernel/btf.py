@@ -16,6 +16,7 @@ from kernob.errors import BtfError
 _MAGIC = 0xEB9F
 _STRUCT, _UNION, _ENUM, _TYPEDEF, _FUNC = 4, 5, 6, 8, 12
 _MODIFIERS = {8, 9, 10, 11, 18}  # typedef, volatile, const, restrict, type tag
+_MODIFIERS_IN_A_ROW = 64
 _NAMED = {_STRUCT, _UNION, _ENUM, _TYPEDEF, _FUNC}
 # kind -> (fixed bytes, bytes per element) behind the 12-byte header of a type
 _TAIL = {1: (4, 0), 3: (12, 0), 4: (0, 12), 5: (0, 12), 6: (0, 8), 13: (0, 8), 14: (4, 0), 15: (0, 12)}
@@ -73,11 +74,12 @@ class Btf:
         return position, (info >> 24) & 0x1F, info & 0xFFFF, bool(info >> 31), size
 
     def _resolve(self, type_id: int) -> int:
-        while True:
+        for _ in range(_MODIFIERS_IN_A_ROW):
             _, kind, _, _, target = self._type(type_id)
             if kind not in _MODIFIERS:
                 return type_id
             type_id = target
+        raise ValueError(f"type {type_id} has no end")
 
     def _string(self, offset: int) -> str:
         start = self._strings + offset
@@ -110,7 +112,10 @@ class Btf:
             raise BtfError(f"{self._origin}: no struct {struct_name}")
         bits = 0
         for member in members:
-            found = self._member(self._resolve(type_id), member)
+            try:
+                found = self._member(self._resolve(type_id), member)
+            except (struct.error, ValueError, IndexError, RecursionError) as error:
+                raise BtfError(f"{self._origin}: malformed BTF of struct {struct_name} ({error})") from error
             if found is None:
                 raise BtfError(f"{self._origin}: struct {struct_name} has no member {member} ({path})")
             bits += found[0]

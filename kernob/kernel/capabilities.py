@@ -70,7 +70,7 @@ def survey() -> KernelFacts:
         headers=str(build) if build.exists() else "",
         mounts=_mounted(),
         kprobes=bool((root := tracefs.find()) and (root / "kprobe_events").exists()),
-        bcc=find_spec("bcc") is not None,
+        bcc=(bcc := find_spec("bcc")) is not None and bcc.origin is not None,
         in_container=Path("/.dockerenv").exists() or Path("/run/.containerenv").exists(),
     )
 

@@ -32,6 +32,7 @@ _SCALARS = {
     "unsigned long long": "<u8",
     "_Bool": "<u1",
 }
+NO_BCC = 3
 _PSEUDO_MAP_FD = 1
 _LD_IMM64 = 0x18
 
@@ -101,7 +102,7 @@ def _program(code: bytes, names: dict[int, str]) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Reads the request, compiles, prints. Exit code 1 when the sources do not compile."""
+    """Reads the request, compiles, prints. Exit code 1: does not compile; NO_BCC: no usable BCC here."""
     request = json.load(sys.stdin)
     os.environ.setdefault("BCC_LINUX_VERSION_CODE", "0x060000")
     if request["tree"]:
@@ -109,9 +110,12 @@ def main() -> int:
     # BCC writes notes to standard output, which is the result's: give it standard error instead
     result = os.dup(1)
     os.dup2(2, 1)
-    import bcc
-    from bcc.libbcc import lib
-
+    try:
+        import bcc
+        from bcc.libbcc import lib
+    except (ImportError, OSError, AttributeError) as error:  # no module, no library, or one too old for it
+        print(error, file=sys.stderr)
+        return NO_BCC
     try:
         bpf = bcc.BPF(text=request["text"], cflags=request["cflags"])
     except Exception as error:  # BCC raises bare Exception; its diagnosis went to standard error

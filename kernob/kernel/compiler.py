@@ -12,6 +12,7 @@ import hashlib
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -21,7 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from kernob.errors import CompileError
+from kernob.errors import CompileError, PreconditionError
+from kernob.kernel.compile_child import NO_BCC
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +73,8 @@ def compile_sources(
     """Compiles the named files of bpf/ as one unit.
 
     `macros` become -D options. `tree` is the header tree BCC is pointed to; None lets BCC look for
-    the running kernel's own headers. Raises CompileError with the compiler's last lines.
+    the running kernel's own headers. Raises CompileError with the compiler's last lines, and
+    PreconditionError where there is no BCC.
     """
     text = "\n".join((SOURCES / name).read_text(encoding="utf-8") for name in files)
     return compile_text(text, functions, macros, cache_dir, tree)
@@ -93,11 +96,12 @@ def compile_text(
             "tree": str(tree) if tree else "",
         }
     )
-    cached = _cache_path(cache_dir, request, tree)
-    document = _read_cache(cached)
-    if document is None:
-        document = _run_child(request)
-        _write_cache(cached, document)
+    path = _cache_path(cache_dir, request, tree)
+    cached = _read_cache(path)
+    if cached:
+        return cached
+    document = _run_child(request)
+    _write_cache(path, document)
     return _decode(document)
 
 
@@ -116,8 +120,8 @@ def _cache_path(cache_dir: Path | None, request: str, tree: Path | None) -> Path
     return cache_dir / f"programs-{digest.hexdigest()[:32]}.json"
 
 
-def _read_cache(path: Path | None) -> dict[str, Any] | None:
-    """The cached document, or None. Only a file of our own user is trusted: it becomes kernel code."""
+def _read_cache(path: Path | None) -> CompiledObject | None:
+    """What is cached, or None. Only a file of our own user is trusted: it becomes kernel code."""
     if path is None:
         return None
     try:
@@ -126,13 +130,12 @@ def _read_cache(path: Path | None) -> dict[str, Any] | None:
             if status.st_uid != os.geteuid() or status.st_mode & 0o022:
                 log.warning("ignoring %s: others could have written it", path)
                 return None
-            document = json.load(stream)
-    except FileNotFoundError:
+            return _decode(json.load(stream))
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError) as error:
-        log.warning("ignoring the cached programs in %s: %s", path, error)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, CompileError) as error:
+        log.warning("ignoring the cached programs in %s, which are damaged: %s", path, error)
         return None
-    return document if isinstance(document, dict) else None
 
 
 def _write_cache(path: Path | None, document: dict[str, Any]) -> None:
@@ -170,14 +173,21 @@ def _run_child(request: str) -> dict[str, Any]:
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise CompileError(f"the compiler did not finish: {error}") from error
+    lines = [line for line in child.stderr.splitlines() if line.strip()]
+    if child.returncode == NO_BCC:
+        raise PreconditionError(f"no usable BCC ({' '.join(lines[-1:])}): install python3-bpfcc")
     if child.returncode or not child.stdout:
-        lines = [line for line in child.stderr.splitlines() if line.strip()]
         errors = [line for line in lines if "error" in line.lower()] or lines[-3:] or ["no message"]
-        raise CompileError(f"bpf/ did not compile (exit {child.returncode}): {'; '.join(errors[:3])}")
+        raise CompileError(f"bpf/ did not compile ({_ending(child.returncode)}): {'; '.join(errors[:3])}")
     result = json.loads(child.stdout)
     if not isinstance(result, dict):
         raise CompileError("the compiler's answer is not a document")
     return result
+
+
+def _ending(code: int) -> str:
+    """How a process ended, by subprocess's return code: LLVM aborts, and the system kills what is too big."""
+    return f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
 
 
 def _dtype(description: Any) -> np.dtype[Any]:

@@ -6,19 +6,19 @@ from __future__ import annotations
 import shutil
 import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from kernob.config import Settings
-from kernob.errors import BtfError, KernelError, ProgramLoadError
-from kernob.kernel import attach, compiler, maps, offsets, programs
+from kernob.errors import BtfError, KernelError, PreconditionError, ProgramLoadError
+from kernob.kernel import attach, compiler, maps, programs
 from kernob.kernel.attach import RawTracepoint, TypedTracepoint, all_of, first_of
-from kernob.kernel.btf import VMLINUX, Btf
+from kernob.kernel.btf import VMLINUX
 from kernob.kernel.compiler import ProgramCode
 from kernob.kernel.session import KernelOptions, Session
 from kernob.model import ProbeState
 from kernob.pipeline import kernel_options, new_session
-from kernob.probes import PROBES
 
 
 @pytest.fixture(scope="module")
@@ -171,19 +171,56 @@ def test_sources_that_do_not_compile_say_where(tmp_path: Path) -> None:
         )
 
 
-def test_programs_use_no_atomic_but_plain_addition(cache: Path) -> None:
+def test_programs_use_no_atomic_but_plain_addition(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Others need Linux 5.12 to be loaded and LLVM 12 to be compiled; Ubuntu 22.04's BCC has LLVM 11."""
-    sources = ("types.h", "common.h", *(source for probe in PROBES for source in probe.sources))
-    hooks = [hook for probe in PROBES for hook in probe.hooks]
-    functions = sorted({a.program for hook in hooks for c in hook.candidates for a in c.attachments})
-    compiled = compiler.compile_sources(sources, tuple(functions), offsets.from_btf(Btf.load()), cache)
-    assert sorted(compiled.programs) == functions
-    operations = set()
-    for program in compiled.programs.values():
-        for opcode, _registers, _offset, operation in struct.iter_unpack("<BBhi", program.code):
-            if opcode in _ATOMIC:
-                operations.add(operation)
+    compiled = []
+    compile_sources = compiler.compile_sources
+
+    def keep(*arguments: Any) -> compiler.CompiledObject:
+        compiled.append(compile_sources(*arguments))
+        return compiled[-1]
+
+    monkeypatch.setattr(compiler, "compile_sources", keep)
+    with new_session(Settings(cache_dir=cache)):
+        pass
+    operations = {
+        operation
+        for program in compiled[0].programs.values()
+        for opcode, _registers, _offset, operation in struct.iter_unpack("<BBhi", program.code)
+        if opcode in _ATOMIC
+    }
     assert operations == {0}  # BPF_ADD without BPF_FETCH
+
+
+@pytest.mark.parametrize("content", ["[]", '{"maps": [1], "programs": {"a": 3}}', "\x00\xff", '{"maps": ['])
+def test_a_damaged_cache_is_compiled_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, content: str
+) -> None:
+    """What cannot be read out of the cache is said, ignored and replaced."""
+    text = "int f(void *ctx) { return 7; }\n"
+    first = compiler.compile_text(text, ("f",), {}, tmp_path, compiler.SOURCES / "include")
+    (cached,) = tmp_path.iterdir()
+    good = cached.read_bytes()
+    cached.write_text(content)
+    assert compiler.compile_text(text, ("f",), {}, tmp_path, compiler.SOURCES / "include") == first
+    assert len(caplog.records) == 1
+    assert str(cached) in caplog.text
+    assert cached.read_bytes() == good
+
+
+@pytest.mark.parametrize("missing", ["module", "library"])
+def test_without_bcc_the_package_to_install_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    """No module bcc, or one that does not find its library: PreconditionError, which is exit code 3."""
+    package = tmp_path / "bcc"
+    package.mkdir()
+    source = "raise ModuleNotFoundError(\"No module named 'bcc'\")" if missing == "module" else ""
+    (package / "__init__.py").write_text(source)
+    (package / "libbcc.py").write_text("import ctypes\nctypes.CDLL('libbcc-missing.so.0')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(PreconditionError, match=r"no usable BCC \(.+\): install python3-bpfcc"):
+        compiler.compile_text("", (), {}, None, compiler.SOURCES / "include")
 
 
 def test_settings_reach_the_maps() -> None:

@@ -68,6 +68,20 @@ def test_members_are_found_through_anonymous_unions_and_typedefs(small: Btf) -> 
     assert small.offset("outer.t.b") == 20
 
 
+def test_types_that_refer_to_nothing_or_to_themselves_are_malformed() -> None:
+    """An id behind the last type, a typedef of itself, an anonymous union in itself: BtfError, no hang."""
+    maker = Maker()
+    maker.add("lost", STRUCT, 1, 8, maker.members(("", 99, 0)))
+    maker.add("itself", TYPEDEF, 0, 2)
+    maker.add("endless", STRUCT, 1, 8, maker.members(("", 2, 0)))
+    maker.add("", UNION, 1, 8, maker.members(("", 4, 0)))
+    maker.add("deep", STRUCT, 1, 8, maker.members(("", 4, 0)))
+    btf = Btf(maker.blob(), "test")
+    for name in ("lost", "endless", "deep"):
+        with pytest.raises(BtfError, match=f"test: malformed BTF of struct {name}"):
+            btf.offset(f"{name}.member")
+
+
 def test_enumerators_and_tracepoints(small: Btf) -> None:
     """Enum values and tracepoint type ids; None for what is not there."""
     assert (small.enum_value("colour", "red"), small.enum_value("colour", "blue")) == (3, -1)
