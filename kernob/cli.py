@@ -7,6 +7,7 @@ numpy, and a client of a running agent never loads what only the agent needs.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -253,10 +254,10 @@ def config(config_file: Path | None, as_json: bool) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; every failure is one line on standard error."""
+    _open_standard_streams()
     try:
         code = kernob.main(args=arguments, prog_name="kernob", standalone_mode=False)
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        sys.stdout.flush()
     except KernobError as error:
         return _fail(str(error), error.exit_code, error)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -269,15 +270,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(error.format_message(), error.exit_code, error)
     except (KeyboardInterrupt, click.Abort):
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # As click does where it writes itself: nobody is left to tell, and closing must not fail once more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return KernobError.exit_code
+    except OSError as error:
+        return _fail_to_write(error)
     except Exception as error:
-        what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        hint = "a fault in Kernob; KERNOB_LOG_LEVEL=debug shows where"
-        return _fail(f"{what} ({hint})", EXIT_FAULT, error)
+        return _fail_by_fault(error)
     return code if isinstance(code, int) else 0
+
+
+def _open_standard_streams() -> None:
+    """Replace streams that were closed by the caller: the next file opened would get their numbers."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8"))
+
+
+def _fail_to_write(error: OSError) -> int:
+    """Say that standard output is full; nothing where its reader left, for nobody is left to tell."""
+    is_full = error.errno == errno.ENOSPC and error.filename is None
+    if not is_full and not isinstance(error, BrokenPipeError):
+        return _fail_by_fault(error)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that closing it does not fail again
+    if is_full:
+        return _fail(f"cannot write the output: {error.strerror}", KernobError.exit_code, error)
+    return KernobError.exit_code
+
+
+def _fail_by_fault(error: Exception) -> int:
+    what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return _fail(f"{what} (a fault in Kernob; KERNOB_LOG_LEVEL=debug shows where)", EXIT_FAULT, error)
 
 
 def _fail(message: str, code: int, error: Exception) -> int:

@@ -277,6 +277,28 @@ def test_a_reader_that_leaves_is_no_fault() -> None:
     assert (result.returncode, result.stderr) == (1, "")
 
 
+@pytest.mark.parametrize("arguments", [["config"], ["config", "--json"], ["--help"]])
+def test_output_that_has_no_room_is_one_line(arguments: list[str]) -> None:
+    """A full disk is no fault of Kernob's: exit 1."""
+    with Path("/dev/full").open("wb") as full:
+        result = subprocess.run(
+            [sys.executable, "-m", "kernob", *arguments],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert result.stderr == "kernob: cannot write the output: No space left on device\n"
+    assert result.returncode == 1
+
+
+def test_streams_that_the_caller_closed_are_no_fault() -> None:
+    """As `kernob config <&- >&- 2>&-` from a shell."""
+    close = "import os; [os.close(number) for number in (0, 1, 2)];"
+    command = f"{close} os.execv({sys.executable!r}, [{sys.executable!r}, '-m', 'kernob', 'config'])"
+    assert subprocess.run([sys.executable, "-c", command], check=False).returncode == 0
+
+
 def test_config_shows_every_setting_with_value_and_source(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
