@@ -98,9 +98,7 @@ class ImageBuilder:
         apt.download_closure(GUEST_PACKAGES)
         self._say("downloading Python packages")
         python_packages = building / "python-packages"
-        packages.install(
-            self._lock, self._suite.python_version, python_packages, self._cache.scratch("python"), self._log
-        )
+        packages.install(self._lock, self._suite.python_version, python_packages, self._cache, self._log)
         self._say("building the root file system")
         self._bootstrap(tree, apt.archives, python_packages, mirrors)
         release = self._take_kernel(tree / "boot", building)

@@ -7,11 +7,10 @@ Called by image.py. Only wheels, only with the hashes of the lock file; no code 
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 
 from . import host
+from .cache import Cache, content_key
 
 # Linters and type checkers stay outside: the guest runs tests, and each of these is tens of megabytes.
 WITHOUT = frozenset({"clang-format", "librt", "mypy", "mypy-extensions", "ruff"})
@@ -21,9 +20,20 @@ PLATFORMS = ["manylinux1_x86_64", "manylinux2010_x86_64", "manylinux2014_x86_64"
 ]
 
 
-def install(lock: Path, python_version: str, target: Path, scratch: Path, log: Path) -> None:
-    """Fill `target` with what `lock` asks for under `python_version` ("3.11"); `scratch` keeps the wheels."""
-    python = _tool_python(scratch / "pip-environment", log)
+def pip_environment(cache: Cache, log: Path) -> Path:
+    """Return the interpreter of an environment that has nothing but pip; a bare machine has no pip."""
+    version = host.output(["/usr/bin/python3", "-I", "-c", "import sys; print(sys.version)"])
+
+    def build(directory: Path) -> None:
+        # Nothing in it is called by its path, so that it may be moved to its final place afterwards.
+        host.run(["/usr/bin/python3", "-I", "-m", "venv", str(directory)], log)
+
+    return cache.entry("pip-environment", content_key([version]), build) / "bin/python"
+
+
+def install(lock: Path, python_version: str, target: Path, cache: Cache, log: Path) -> None:
+    """Fill `target` with what `lock` asks for under `python_version` ("3.11"); `cache` keeps the wheels."""
+    python = str(pip_environment(cache, log))
     wanted = host.output(
         [
             python,
@@ -37,7 +47,7 @@ def install(lock: Path, python_version: str, target: Path, scratch: Path, log: P
     requirements = target.with_suffix(".txt")
     requirements.write_text(wanted)
     command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"]
-    command += ["--cache-dir", str(scratch / "pip-cache"), "--retries", "8", "--no-compile"]
+    command += ["--cache-dir", str(cache.scratch("pip-cache")), "--retries", "8", "--no-compile"]
     command += ["--require-hashes", "--no-deps", "--only-binary=:all:", "--target", str(target)]
     # The lock has settled what fits the guest; pip would compare with the interpreter it runs on.
     command += ["--ignore-requires-python"]
@@ -47,13 +57,3 @@ def install(lock: Path, python_version: str, target: Path, scratch: Path, log: P
         command += ["--platform", platform]
     # PYTHONPATH here is for this program, not for pip.
     host.run([*command, "-r", str(requirements)], log, environ={"PYTHONPATH": ""})
-
-
-def _tool_python(directory: Path, log: Path) -> str:
-    python = directory / "bin/python"
-    complete = directory / "complete"
-    if not complete.exists():
-        shutil.rmtree(directory, ignore_errors=True)
-        host.run(["/usr/bin/python3", "-m", "venv", str(directory)], log, environ={"PYTHONPATH": ""})
-        complete.touch()
-    return os.fspath(python)

@@ -41,11 +41,21 @@ mkdir -p /lane/results
 cd /lane/project || exit 1
 # Nothing of the initial ramdisk's environment reaches the command. It is interrupted shortly before the host
 # would give up, so that a test runner still says what it found.
+# It writes to a pipe, as under any test runner, not to a terminal. What it leaves running may keep the pipe
+# open, so its end is not waited for beyond a moment.
+mkfifo /run/console
+cat /run/console &
+console=$!
 left=$(($(cat /lane/limit) - $(cut -d. -f1 /proc/uptime)))
 env -i /bin/sh -c '
     . /lane/environment
-    exec timeout --signal=INT --kill-after=20 "$1" /bin/sh /lane/command.sh' sh "$left" </dev/null
+    exec timeout --signal=INT --kill-after=20 "$1" /bin/sh /lane/command.sh' sh "$left" </dev/null >/run/console 2>&1
 code=$?
+tenths=0
+while kill -0 $console 2>/dev/null && [ $tenths -lt 30 ]; do
+    sleep 0.1
+    tenths=$((tenths + 1))
+done
 [ $code != 124 ] || echo "@lane warning: the command was interrupted after $left s"
 
 dmesg >/lane/results/dmesg
