@@ -10,10 +10,12 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -99,6 +101,14 @@ def _settings(config_file: Path | None, socket_path: str | None = None, *, quiet
     return settings
 
 
+class _EndedError(BaseException):
+    """A signal came before the agent. Not an Exception: nothing may mistake it for a failure."""
+
+
+def _end(_number: int, _frame: FrameType | None) -> None:
+    raise _EndedError
+
+
 @click.group(
     epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
 )
@@ -134,10 +144,15 @@ def run(config_file: Path | None, otlp_file: Path | None) -> int:
       OTEL_METRICS_EXPORTER=none kernob run --otlp-file /tmp/metrics.jsonl
       KERNOB_SCRAPE_INTERVAL=1 kernob run --config ./kernob.toml
     """
-    settings = _settings(config_file)
-    from kernob.agent import run_agent
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _end)  # until the agent takes them over
+    try:
+        settings = _settings(config_file)
+        from kernob.agent import run_agent
 
-    return run_agent(settings, otlp_file)
+        return run_agent(settings, otlp_file)
+    except _EndedError:
+        return 0
 
 
 @kernob.command(epilog=EXIT_CODES, short_help="Live traffic by process and destination.")

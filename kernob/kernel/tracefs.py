@@ -25,6 +25,7 @@ _MAX_ACTIVE = 4096
 _MNT_DETACH = 2
 _serial = itertools.count()
 _mounted_here: list[Path] = []
+_events_here: dict[str, Path] = {}
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -54,7 +55,13 @@ def ensure() -> Path:
 
 
 def release() -> None:
-    """Unmounts what `ensure` mounted: the machine is left as it was found."""
+    """Removes kprobe events nobody removed, unmounts what `ensure` mounted: all is as it was found."""
+    for name in list(_events_here):
+        try:
+            _remove(name)
+        except OSError as error:
+            log.debug("kprobe event %s: %s", name, error)  # mostly one the kernel refused to create
+    _events_here.clear()
     while _mounted_here:
         target = _mounted_here.pop()
         if _libc.umount2(str(target).encode(), _MNT_DETACH) != 0:
@@ -80,9 +87,15 @@ def add_kprobe(function: str, at_return: bool) -> tuple[int, Callable[[], None]]
         raise AttachError("this kernel has no kprobes")
     name = f"{_GROUP}_{os.getpid()}_{next(_serial)}_{'r' if at_return else 'p'}_{function}"
     kind = f"r{_MAX_ACTIVE}" if at_return else "p"
+    _events_here[name] = control  # before it is there: a signal may end us at any moment
     _append(control, f"{kind}:{_GROUP}/{name} {function}")
     event_id = int((root / "events" / _GROUP / name / "id").read_text(encoding="ascii"))
-    return event_id, lambda: _append(control, f"-:{_GROUP}/{name}")
+    return event_id, lambda: _remove(name)
+
+
+def _remove(name: str) -> None:
+    _append(_events_here[name], f"-:{_GROUP}/{name}")
+    del _events_here[name]
 
 
 def remove_leftovers() -> None:

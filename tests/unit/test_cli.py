@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import types
@@ -24,14 +25,17 @@ COMMANDS = ("run", "top", "doctor", "config")
 
 @pytest.fixture(autouse=True)
 def clean_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """No settings of this machine; logging is put back as pytest had it."""
+    """No settings of this machine; logging and signals are put back as pytest had them."""
     monkeypatch.setattr(config, "DEFAULT_TOML", tmp_path / "etc" / "kernob.toml")
     for name in os.environ:
         if name.startswith(("KERNOB_", "OTEL_")):
             monkeypatch.delenv(name)
     root, ours = logging.getLogger(), logging.getLogger("kernob")
     before = (root.handlers[:], root.level, ours.level)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
     root.handlers, root.level, ours.level = before[0], before[1], before[2]
     logging.captureWarnings(capture=False)
 
@@ -185,6 +189,20 @@ def test_an_interrupt_is_exit_130_without_a_word(
     stand_in(monkeypatch, "kernob.ui.doctor", run_doctor=run_doctor)
     assert cli.main(["doctor"]) == 130
     assert capsys.readouterr().err.strip() == ""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_run_ends_well_when_stopped_before_the_agent_is_there(
+    monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    """Loading takes part of a second; a signal in it means the same as later: exit 0, no output."""
+
+    def load_settings(*_: object) -> Settings:
+        signal.raise_signal(number)
+        raise AssertionError("went on")
+
+    monkeypatch.setattr("kernob.config.load_settings", load_settings)
+    assert cli.main(["run"]) == 0
 
 
 def test_run_hands_its_options_to_the_agent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
