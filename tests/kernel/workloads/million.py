@@ -24,7 +24,7 @@ def send(address: tuple[str, int], count: int, ledger: Ledger) -> None:
     wait_until(lambda: tcp_info(sock)[1] == count + 1, "the last acknowledgement")
     ledger.notes["bytes_acked"] = tcp_info(sock)[1] - 1
     shown = ss_figures(sock)
-    ledger.notes["ss_acked"] = shown[0] - 1 if shown else None
+    ledger.notes["ss_acked"] = shown[0][0] - 1 if shown else None
     end.sent(sock.send(one))  # tells the receiver that we are through
 
 
