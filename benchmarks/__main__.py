@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All benchmarks, one after the other: `python -m benchmarks` (about 25 minutes, as root).
+"""All benchmarks, one after the other: `python -m benchmarks` (about 35 minutes, as root).
 
 Each in a process of its own, so that none finds the memory of another. Exit code 1 if any failed.
 """
