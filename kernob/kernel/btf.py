@@ -9,7 +9,10 @@ for a whole kernel); nothing is kept in memory but the blob, until it is closed.
 from __future__ import annotations
 
 import struct
+from array import array
 from pathlib import Path
+
+import numpy as np
 
 from kernob.errors import BtfError
 
@@ -53,20 +56,36 @@ class Btf:
             raise BtfError(f"no BTF at {path}: {error.strerror}") from error
 
     def _index(self, position: int, end: int) -> None:
-        self._positions = [0]
-        self._names: dict[tuple[int, str], int] = {}
+        # 8 bytes a type; a dictionary of all names would take 20 MiB and leave its fragments behind
+        positions, names = array("I", [0]), array("I", [0])
         header = struct.Struct("<III").unpack_from
-        blob, strings = self._blob, self._strings
         while position < end:
-            name, info, _size = header(blob, position)
+            name, info, _size = header(self._blob, position)
             kind, count = (info >> 24) & 0x1F, info & 0xFFFF
-            self._positions.append(position)
-            if name and kind in _NAMED:
-                stop = blob.index(b"\0", strings + name)
-                key = (kind, blob[strings + name : stop].decode("ascii", "replace"))
-                self._names.setdefault(key, len(self._positions) - 1)
+            positions.append(position)
+            names.append(name if kind in _NAMED else 0)
             fixed, each = _TAIL.get(kind, (0, 0))
             position += 12 + fixed + each * count
+        self._positions = positions
+        self._names = np.frombuffer(names, np.uint32)
+        self._found: dict[tuple[int, str], int | None] = {}
+
+    def _find(self, kind: int, name: str) -> int | None:
+        """Id of the first type of this kind and name, or None."""
+        if (kind, name) not in self._found:
+            self._found[kind, name] = self._search(kind, name.encode("ascii") + b"\0")
+        return self._found[kind, name]
+
+    def _search(self, kind: int, wanted: bytes) -> int | None:
+        # a name may also stand at the end of a longer one, if the producer merged them
+        offsets, at = [], self._blob.find(wanted, self._strings + 1)
+        while at >= 0:
+            offsets.append(at - self._strings)
+            at = self._blob.find(wanted, at + 1)
+        for type_id in np.flatnonzero(np.isin(self._names, offsets)).tolist():
+            if self._type(type_id)[1] == kind:
+                return int(type_id)
+        return None
 
     def _type(self, type_id: int) -> tuple[int, int, int, bool, int]:
         position = self._positions[type_id]
@@ -107,7 +126,7 @@ class Btf:
         Raises BtfError naming the struct and the member that is missing.
         """
         struct_name, *members = path.split(".")
-        type_id = self._names.get((_STRUCT, struct_name))
+        type_id = self._find(_STRUCT, struct_name)
         if type_id is None:
             raise BtfError(f"{self._origin}: no struct {struct_name}")
         bits = 0
@@ -124,7 +143,7 @@ class Btf:
 
     def enum_value(self, enum: str, member: str) -> int | None:
         """Value of an enumerator, or None where this kernel lacks it."""
-        type_id = self._names.get((_ENUM, enum))
+        type_id = self._find(_ENUM, enum)
         if type_id is None:
             return None
         position, _, count, _, _ = self._type(type_id)
@@ -136,8 +155,8 @@ class Btf:
 
     def function_id(self, name: str) -> int | None:
         """Type id of a kernel function, or None: what fentry and fexit programs attach to."""
-        return self._names.get((_FUNC, name))
+        return self._find(_FUNC, name)
 
     def tracepoint_id(self, name: str) -> int | None:
         """Type id of `btf_trace_<name>`, what tp_btf programs attach to, or None."""
-        return self._names.get((_TYPEDEF, f"btf_trace_{name}"))
+        return self._find(_TYPEDEF, f"btf_trace_{name}")

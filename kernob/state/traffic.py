@@ -7,6 +7,7 @@ In: one tick's rows. Out: series in a SeriesStore, FlowRows for screens, payload
 
 from __future__ import annotations
 
+import functools
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -51,6 +52,7 @@ class Destination:
     peer_class: PeerClass
     family: int
     netns: int
+    where: Attributes = ()
 
 
 def decode_destination(key: bytes) -> Destination:
@@ -62,13 +64,37 @@ def decode_destination(key: bytes) -> Destination:
         return Destination(role, transport, "", 0, "", PeerClass.UNKNOWN, family, netns)
     peer, local = _address(family, key[20:36]), _address(family, key[36:52])
     address = local if role is Role.SERVER else peer
-    return Destination(role, transport, address, port, peer, peer_class(peer), family, netns)
+    where: Attributes = (("server.address", address), ("server.port", port))
+    return Destination(role, transport, address, port, peer, peer_class(peer), family, netns, where)
 
 
 def _address(family: int, raw: bytes) -> str:
     if family == socket.AF_INET6:
         return socket.inet_ntop(socket.AF_INET6, raw)
     return socket.inet_ntop(socket.AF_INET, raw[:4])
+
+
+# Equal pairs are one object each: what a series' name costs is then its outer tuple.
+
+
+@functools.lru_cache(1024)
+def _identity(pid: int, executable: str, service: str) -> tuple[Attributes, Attributes]:
+    who = (("process.pid", pid), ("process.executable.name", executable))
+    return who, (("kernob.service", service),)
+
+
+@functools.lru_cache(16)
+def _kind(direction: int, transport: Transport) -> Attributes:
+    return (
+        ("network.io.direction", DIRECTIONS[direction]),
+        ("network.transport", transport.name.lower()),
+    )
+
+
+@functools.lru_cache(16)
+def _side(role: Role, peer_class: PeerClass) -> Attributes:
+    side: Attributes = (("kernob.peer.class", peer_class.value),)
+    return side if role is Role.UNKNOWN else (*side, ("network.tcp.handshake.role", role.name.lower()))
 
 
 class _Metric:
@@ -203,21 +229,9 @@ class TrafficState:
 
     def _admit(self, flow: int, direction: int, start_unix_ns: int) -> None:
         process, there = self._owners[flow], self._destinations[flow]
-        who: Attributes = (
-            ("process.pid", process.key.pid),
-            ("process.executable.name", process.executable),
-        )
-        service: Attributes = (("kernob.service", process.service),)
-        where: Attributes = ()
-        if there.role is not Role.UNKNOWN:
-            where = (("server.address", there.address), ("server.port", there.port))
-        kind: Attributes = (
-            ("network.io.direction", DIRECTIONS[direction]),
-            ("network.transport", there.transport.name.lower()),
-        )
-        side: Attributes = (("kernob.peer.class", there.peer_class.value),)
-        if there.role is not Role.UNKNOWN:
-            side += (("network.tcp.handshake.role", there.role.name.lower()),)
+        who, service = _identity(process.key.pid, process.executable, process.service)
+        where, side = there.where, _side(there.role, there.peer_class)
+        kind = _kind(direction, there.transport)
         nobody: Attributes = (("process.executable.name", OTHER),)
         nowhere: Attributes = (("server.address", OTHER),)
         names = (
