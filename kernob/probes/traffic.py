@@ -113,8 +113,9 @@ def _receive() -> Hook:
             _tracepoint(typed, "tcp_rcv_space_adjust", "space_adjust"),
         )
         candidates += [
-            all_of(state, length, splice_exit, measures=_BY_CALLS),
-            all_of(state, length, *splice_probe, measures=_BY_CALLS),
+            # what this kernel may refuse comes first: then nothing else was loaded in vain
+            all_of(splice_exit, state, length, measures=_BY_CALLS),
+            all_of(*splice_probe, state, length, measures=_BY_CALLS),
             all_of(*by_seq, _tracepoint(typed, "sock_recv_length", "recv_by_seq"), measures=_BY_SEQ),
         ]
     for typed in (True, False):
