@@ -129,9 +129,7 @@ class Pipeline:
         rows = traffic.read(self._session)
         # a little after the tick before, where a series of the same name may have had its last value
         since_unix_ns = min(self._previous_unix_ns + _AFTER_TICK_NS, now_unix_ns - _AFTER_TICK_NS)
-        growth = self._traffic.update(
-            (rows.closed_keys, rows.closed_values, rows.live), since_unix_ns, now_s
-        )
+        growth = self._traffic.update((rows.closed_keys, rows.closed_values, rows.live), since_unix_ns, now_s)
         self._wire.add(self._traffic, growth)
         if now_s - self._window_started_s >= window_s * 0.95:
             self._window_s = now_s - self._window_started_s
