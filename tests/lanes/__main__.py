@@ -137,8 +137,8 @@ def catch_signals() -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Run the command line; return the exit code."""
-    catch_signals()
     arguments = parse(argv)
+    catch_signals()
     say = speaker(arguments.label or arguments.suite)
     try:
         return run(arguments, say)

@@ -143,7 +143,10 @@ def try_command(system: Path, command: Sequence[str], cache: Cache) -> int:
             env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LANG": "C.UTF-8", **settings},
             start_new_session=True,
         )
-        return process.wait()
+        # Seen but not yet waited for, it keeps its group's number until what it left running is ended.
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        host.end_group(process)
+        return process.returncode
     finally:
         if process is not None:
             host.end_group(process)

@@ -71,9 +71,14 @@ def output(argv: Sequence[str], *, cwd: Path | None = None) -> str:
 
 
 def end_group(process: subprocess.Popen[bytes]) -> None:
-    """End a process that was started in a session of its own, and all it started; wait for it."""
+    """End a process that was started in a session of its own, and all it started; wait for it.
+
+    One that was waited for already is left alone: its number may by now be another process's.
+    """
     if process.stdout is not None:
         process.stdout.close()
+    if process.returncode is not None:
+        return
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
     try:

@@ -19,7 +19,7 @@ from .counts import count
 from .debian import Mirrors, find_uri
 from .errors import LaneError
 from .guest import Console, Job, explain, follow, guest_environment, project_files, unpack_results
-from .host import output, run
+from .host import end_group, output, run
 from .image import RECIPE, SUITES, Suite
 from .lockfile import for_guest
 
@@ -282,6 +282,18 @@ def test_the_guest_environment_is_no_configuration_of_kernob() -> None:
 
 
 # ---- host and command line -----------------------------------------------------------------------
+
+
+def test_the_number_of_a_process_that_is_gone_is_not_signalled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once a process was waited for, its number may be another's: ending it again signals nobody."""
+    signalled: list[int] = []
+    monkeypatch.setattr(os, "killpg", lambda group, _number: signalled.append(group))
+    process = subprocess.Popen(["true"], cwd=tmp_path, start_new_session=True)
+    process.wait()
+    end_group(process)
+    assert signalled == []
 
 
 def test_a_failing_tool_is_named_with_the_end_of_its_log(tmp_path: Path) -> None:
