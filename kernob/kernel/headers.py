@@ -16,6 +16,7 @@ from kernob.kernel import compiler, offsets
 
 _INCLUDES = (
     "net/sock.h",
+    "net/inet_hashtables.h",
     "linux/tcp.h",
     "linux/net.h",
     "net/net_namespace.h",
