@@ -98,6 +98,11 @@ def test_a_cache_that_cannot_be_written_costs_only_time(agents: Path) -> None:
     assert "compiled programs are not cached" in agent.log.read_text()
 
 
+def _heed_interrupts() -> None:
+    """A shell's background jobs inherit SIGINT ignored, and would until Python has its own handler."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
 def test_a_signal_while_starting_leaves_nothing(agents: Path, number: signal.Signals) -> None:
     """At whatever moment: it ends in time with 0, or by the signal while Python itself starts."""
@@ -106,7 +111,12 @@ def test_a_signal_while_starting_leaves_nothing(agents: Path, number: signal.Sig
     for delay_ms in range(0, 1600, 200):
         with nothing_left():
             process = subprocess.Popen(
-                [*PROGRAM, "run"], cwd=ROOT, env=settings, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+                [*PROGRAM, "run"],
+                cwd=ROOT,
+                env=settings,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                preexec_fn=_heed_interrupts,  # noqa: PLW1509 - no thread runs here
             )
             time.sleep(delay_ms / 1000)
             asked_s = time.monotonic()
