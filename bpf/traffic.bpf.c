@@ -260,7 +260,8 @@ static __always_inline int on_set_state(u64 sk, int before, int after, const int
     } else if (after == TCP_LISTEN) {
         on_listen(sk, 1, direct);
     } else if (before == TCP_LISTEN) {
-        on_listen(sk, -1, direct);
+        if (after == TCP_CLOSE) /* a new connection leaves LISTEN too: it is the listener's clone */
+            on_listen(sk, -1, direct);
     } else if (before == TCP_SYN_RECV) {
         on_opened(sk, ROLE_SERVER, direct);
     } else if (by_seq && before == TCP_SYN_SENT) {
