@@ -28,6 +28,7 @@ from kernob.kernel.compile_child import NO_BCC
 log = logging.getLogger(__name__)
 
 SOURCES = Path(__file__).resolve().parents[2] / "bpf"
+RING_BUFFER = 27  # enum bpf_map_type; such a map has no keys, BCC gives it some for its own use
 _TIMEOUT_S = 300  # an emulated machine needs most of a minute
 _CACHE_FILES = 8
 _FORMAT = 1  # raise when the cached document changes its form
@@ -206,7 +207,8 @@ def _decode(document: dict[str, Any]) -> CompiledObject:
     maps = {}
     for entry in document["maps"]:
         spec = MapSpec(**{**entry, "key": _dtype(entry["key"]), "value": _dtype(entry["value"])})
-        if (spec.key.itemsize, spec.value.itemsize) != (spec.key_size, spec.value_size):
+        declared = (spec.key.itemsize, spec.value.itemsize)
+        if spec.type != RING_BUFFER and declared != (spec.key_size, spec.value_size):
             raise CompileError(
                 f"map {spec.name}: record type of {spec.key.itemsize}+{spec.value.itemsize} bytes, "
                 f"kernel has {spec.key_size}+{spec.value_size}: pad its structs by hand"

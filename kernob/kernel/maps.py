@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from kernob.errors import MapError
 from kernob.kernel import syscall
-from kernob.kernel.compiler import MapSpec
+from kernob.kernel.compiler import RING_BUFFER, MapSpec
+from kernob.kernel.ringbuf import fitting_bytes
 
 HASH, ARRAY, PERCPU_ARRAY, ARRAY_OF_MAPS = 1, 2, 6, 12
 _NO_PREALLOC = 1
@@ -31,9 +32,14 @@ class BpfMap:
     """One map, owned by this object: closing the descriptor frees it once no program refers to it."""
 
     def __init__(self, spec: MapSpec, max_entries: int | None = None, inner: BpfMap | None = None) -> None:
-        """Creates the map with `max_entries` (default: as declared). Raises MapError."""
+        """Creates the map with `max_entries` (default: as declared). Raises MapError.
+
+        A ring buffer's entries are bytes; they become a power of two.
+        """
         self.spec = spec
         self.max_entries = max_entries or spec.max_entries
+        if spec.type == RING_BUFFER:
+            self.max_entries = fitting_bytes(self.max_entries)
         self.fd: int = -1
         flags = _NO_PREALLOC if spec.type == HASH and _memory_on_demand() else 0
         attr = struct.pack(

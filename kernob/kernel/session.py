@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernob.errors import BtfError, KernelError, PreconditionError
-from kernob.kernel import attach, compiler, headers, offsets, syscall, tracefs
+from kernob.kernel import attach, compiler, headers, offsets, ringbuf, syscall, tracefs
 from kernob.kernel.attach import Hook, Link, Loader
 from kernob.kernel.btf import VMLINUX, Btf
 from kernob.kernel.maps import ARRAY_OF_MAPS, BpfMap, SwappedMap
@@ -92,6 +92,8 @@ class Session:
         check_permission()
         tracefs.remove_leftovers()
         btf, macros = self._types()
+        if not ringbuf.missing():  # BCC creates the maps while it compiles, and fails with them
+            macros = {**macros, "HAVE_RINGBUF": 1}
         compiled = compiler.compile_sources(self._sources, self._functions(), macros, self._options.cache_dir)
         self._create_maps(compiled)
         if self._prepare:
