@@ -55,6 +55,97 @@ class Transport(enum.IntEnum):
     UDP = 17
 
 
+class Fate(enum.IntEnum):
+    """What can happen to a TCP connection: enum fate of bpf/types.h."""
+
+    CONNECTION = 0
+    RETRANSMIT = 1
+    RESET = 2
+    DROP = 3
+    STALL = 4
+    TIMEOUT = 5
+
+
+class Outcome(enum.IntEnum):
+    """How an attempt to connect ended: enum outcome of bpf/types.h; error.type is the name in lower case."""
+
+    OK = 0
+    REFUSED = 1
+    TIMED_OUT = 2
+    RESET = 3
+    HOST_UNREACHABLE = 4
+    NET_UNREACHABLE = 5
+    CANCELLED = 6
+    OTHER = 7
+
+
+class Drop(enum.IntEnum):
+    """How an exchange was cut off: enum drop of bpf/types.h; error.type is the name in lower case."""
+
+    UNANSWERED = 0
+    RESET_MID_RESPONSE = 1
+    EOF_MID_RESPONSE = 2
+    STALLED_MID_RESPONSE = 3
+
+
+class ClosedBy(enum.IntEnum):
+    """Who ended a connection: enum closed_by of bpf/types.h."""
+
+    PEER = 0
+    SELF = 1
+    NETWORK = 2
+
+
+class Severity(enum.Enum):
+    """How bad an event is, in OpenTelemetry's words."""
+
+    INFO = "info"
+    WARN = "warn"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that happened to one connection, at the kernel's time; docs/events.md lists the kinds.
+
+    `kind` is the event's name ("kernob.tcp.reset"), `body` the sentence a person reads. `address`, `port`
+    and `role` ("client", "server", "unknown") say which destination, as in FlowRow; `peer` and `peer_port`
+    are the other end, `local_port` is ours. `reason` is its error.type, `closed_by` "peer", "self" or
+    "network", `direction` "transmit" or "receive"; each "" where it does not apply. `idle`: no exchange
+    was open. `count` counts segments of retransmits, else 1. Ages are seconds, -1.0 where they are
+    unknown: `age_s` since the connection was opened, `gap_s` since the last byte from the peer.
+
+    A summary has `suppressed` > 0: so many events of this service and kind between `first_unix_ns` and
+    `time_unix_ns` were beyond the rate cap; of what they say, only counts are kept.
+    """
+
+    time_unix_ns: int
+    kind: str
+    severity: Severity
+    service: str
+    body: str
+    executable: str = ""
+    pid: int = 0
+    start_ticks: int = 0
+    role: str = "unknown"
+    address: str = ""
+    port: int = 0
+    peer: str = ""
+    peer_port: int = 0
+    local_port: int = 0
+    reason: str = ""
+    closed_by: str = ""
+    direction: str = ""
+    idle: bool = False
+    count: int = 1
+    tx_bytes: int = 0
+    rx_bytes: int = 0
+    age_s: float = -1.0
+    gap_s: float = -1.0
+    first_unix_ns: int = 0
+    suppressed: int = 0
+
+
 class PeerClass(enum.Enum):
     """Where a peer lives (MAP.md); `SELF_HOSTED` exists only by the network file."""
 
