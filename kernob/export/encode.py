@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationScope, KeyValue
 from opentelemetry.proto.metrics.v1.metrics_pb2 import (
     AGGREGATION_TEMPORALITY_CUMULATIVE,
+    ExponentialHistogram,
     Gauge,
     Metric,
     MetricsData,
@@ -172,6 +173,10 @@ def _metric_parts(spec: MetricSpec, head: bytes, framed_points: bytes) -> list[b
     """Return one metric, framed as an element of ScopeMetrics.metrics, in pieces to be joined."""
     if spec.kind is MetricKind.GAUGE:
         field, data = "gauge", Gauge().SerializeToString()
+    elif spec.kind is MetricKind.HISTOGRAM:
+        field = "exponential_histogram"
+        histogram = ExponentialHistogram(aggregation_temporality=AGGREGATION_TEMPORALITY_CUMULATIVE)
+        data = histogram.SerializeToString()
     else:
         total = Sum(
             aggregation_temporality=AGGREGATION_TEMPORALITY_CUMULATIVE,

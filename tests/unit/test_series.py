@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from opentelemetry.proto.metrics.v1.metrics_pb2 import NumberDataPoint, Sum
 
 from kernob.model import AttributeValue, MetricKind, MetricSpec
+from kernob.state.blocks import SeriesBlock
 from kernob.state.points import encode_attribute
-from kernob.state.series import SeriesBlock, SeriesStore
+from kernob.state.series import SeriesStore
 from tests.unit.series_points import ACTIVE, BYTES, FILL, SECOND_NS, START_NS, points_of, slots, values
 
 
