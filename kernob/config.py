@@ -17,7 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from kernob.config_otel import DEFAULT_SERVICE_NAME, OTEL_SETTINGS, OtlpSettings, resolve
+from kernob.config_otel import DEFAULT_SERVICE_NAME, LOGS_DEFAULT, OTEL_SETTINGS, OtlpSettings, resolve
 from kernob.config_values import SOCKET_PATH, Endpoint, Flag, Number, PathName, Setting, Word, Words
 from kernob.errors import ConfigError
 
@@ -45,8 +45,8 @@ _SHOWN_CHARACTERS = 80
 class Settings:
     """Every setting of the agent and its screens, checked. docs/configuration.md lists them.
 
-    `origin` maps each field (those of `otlp` as "otlp.x") to where its value came from: "default",
-    "command line", "environment NAME", or the file's path.
+    `otlp` is for metrics, `otlp_logs` for events. `origin` maps each field (those of `otlp` as "otlp.x")
+    to where its value came from: "default", "command line", "environment NAME", or the file's path.
     """
 
     scrape_interval_s: float = 10.0
@@ -64,12 +64,16 @@ class Settings:
     max_sockets: int = 65_536
     max_flows: int = 65_536
     max_processes: int = 16_384
+    event_ring_bytes: int = 1_048_576
+    max_events_per_second: int = 20
+    max_stored_events: int = 100_000
     interfaces: tuple[str, ...] = ()
     btf_path: Path | None = None
     strategies_off: tuple[str, ...] = ()
     bpf_stats: bool = False
     resource_attributes: tuple[tuple[str, str], ...] = (("service.name", DEFAULT_SERVICE_NAME),)
     otlp: OtlpSettings = field(default_factory=OtlpSettings)
+    otlp_logs: OtlpSettings = LOGS_DEFAULT
     origin: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), compare=False)
 
 
@@ -125,6 +129,24 @@ _KERNOB_SETTINGS = (
         "KERNOB_MAX_PROCESSES", "max_processes", _entries("processes"), "capacity of the map of processes"
     ),
     Setting(
+        "KERNOB_EVENT_RING_BYTES",
+        "event_ring_bytes",
+        Number(4096, 1 << 28, "a whole number of bytes", whole=True),
+        "room for events that wait to be read; rounded up to a power of two",
+    ),
+    Setting(
+        "KERNOB_MAX_EVENTS_PER_SECOND",
+        "max_events_per_second",
+        Number(1, 10_000, "a whole number of events", whole=True),
+        "events a service may have in one second; the rest is counted and summed up in one",
+    ),
+    Setting(
+        "KERNOB_MAX_STORED_EVENTS",
+        "max_stored_events",
+        Number(1, 10_000_000, "a whole number of events", whole=True),
+        "the newest events that are kept in the state directory",
+    ),
+    Setting(
         "KERNOB_INTERFACES",
         "interfaces",
         Words(r"[^\s/:]{1,15}", "interface names"),
@@ -149,8 +171,9 @@ _BY_VARIABLE = {setting.variable: setting for setting in SETTINGS}
 _OUR_VARIABLES = tuple(setting.variable for setting in _KERNOB_SETTINGS)
 _BY_FIELD = {setting.field: setting for setting in _KERNOB_SETTINGS}
 _FIELDS = (
-    *(f.name for f in fields(Settings) if f.name not in ("otlp", "origin")),
+    *(f.name for f in fields(Settings) if f.name not in ("otlp", "otlp_logs", "origin")),
     *(f"otlp.{f.name}" for f in fields(OtlpSettings)),
+    *(f"otlp_logs.{f.name}" for f in fields(OtlpSettings) if f.name != "export_interval_s"),
 )
 
 
@@ -314,11 +337,11 @@ def _settings(values: Mapping[str, Any], raw: Any, origin: Mapping[str, str]) ->
         where = origin[variable]
         return f"{where} {variable}" if where == "environment" else where
 
-    otlp, resource_attributes, otlp_sources = resolve(values, complain)
+    otlp = resolve(values, complain)
     given = {s.field: values[s.variable] for s in _KERNOB_SETTINGS if s.variable in values}
     sources = dict.fromkeys(_FIELDS, "default")
     sources.update({s.field: source(s.variable) for s in _KERNOB_SETTINGS if s.variable in values})
-    sources.update({name: source(variable) for name, variable in otlp_sources.items()})
+    sources.update({name: source(variable) for name, variable in otlp.sources.items()})
 
     interval_s = given.get("scrape_interval_s", Settings().scrape_interval_s)
     window_s = given.setdefault("aggregation_window_s", interval_s)
@@ -330,7 +353,8 @@ def _settings(values: Mapping[str, Any], raw: Any, origin: Mapping[str, str]) ->
         )
     return Settings(
         **given,
-        resource_attributes=resource_attributes,
-        otlp=otlp,
+        resource_attributes=otlp.resource_attributes,
+        otlp=otlp.metrics,
+        otlp_logs=otlp.logs,
         origin=MappingProxyType(sources),
     )

@@ -5,6 +5,7 @@ KernobError                  1
 |- ConfigError               2   a setting is unknown, malformed or out of range
 |- PreconditionError         3   not root, no bpf, no BCC: nothing was attached
 |- AgentUnreachableError     4   a client found no agent, or could not read its answer
+|- StoreError                1   the stored history cannot be read
 `- KernelError               5   the kernel refused something that is needed
    |- CompileError               clang or BCC rejected the program
    |- BtfError                   no usable type information
@@ -38,6 +39,10 @@ class AgentUnreachableError(KernobError):
     """No agent answers on the socket."""
 
     exit_code = 4
+
+
+class StoreError(KernobError):
+    """The stored history cannot be opened or read."""
 
 
 class KernelError(KernobError):

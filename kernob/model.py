@@ -104,6 +104,18 @@ class Severity(enum.Enum):
     ERROR = "error"
 
 
+EVENT_KINDS: dict[str, str] = {
+    "kernob.tcp.connect_failed": "a connection that could not be opened",
+    "kernob.tcp.retransmit": "segments that had to be sent again: one event per connection and second",
+    "kernob.tcp.reset": "an RST, sent or received, on an open connection",
+    "kernob.tcp.drop": "an exchange that was cut off: no answer, or one that broke off",
+    "kernob.tcp.stall": "a peer that takes no more data (zero window)",
+    "kernob.tcp.timeout": "a connection that timed out (retransmissions, keepalive, user timeout)",
+    "kernob.tcp.connection": "a connection that was opened; only where asked for",
+}
+"""Every kind of event, and what it is an event of."""
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """One thing that happened to one connection, at the kernel's time; docs/events.md lists the kinds.
@@ -144,6 +156,19 @@ class Event:
     gap_s: float = -1.0
     first_unix_ns: int = 0
     suppressed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EventQuery:
+    """Which events: the newest `limit` of those from `since_unix_ns` on that pass both filters.
+
+    `service` is a name or a pattern with * and ?, "" for all; `kinds` are kinds of EVENT_KINDS, () for all.
+    """
+
+    since_unix_ns: int = 0
+    service: str = ""
+    kinds: tuple[str, ...] = ()
+    limit: int = 100
 
 
 class PeerClass(enum.Enum):

@@ -20,17 +20,6 @@ DROP = "kernob.tcp.drop"
 STALL = "kernob.tcp.stall"
 TIMEOUT = "kernob.tcp.timeout"
 
-KINDS: dict[str, str] = {
-    CONNECT_FAILED: "a connection that could not be opened",
-    RETRANSMIT: "segments that had to be sent again: one event per connection and second",
-    RESET: "an RST, sent or received, on an open connection",
-    DROP: "an exchange that was cut off: no answer, or one that broke off",
-    STALL: "a peer that takes no more data (zero window)",
-    TIMEOUT: "a connection that the network timed out (retransmissions, keepalive, user timeout)",
-    CONNECTION: "a connection that was opened; only where asked for",
-}
-"""Every kind, and what it is an event of."""
-
 _MANY = {
     CONNECT_FAILED: "failed attempts to connect",
     RETRANSMIT: "connections with retransmits",

@@ -20,11 +20,11 @@ _SCALES = {setting.field: setting.kind.scale for setting in SETTINGS if isinstan
 
 JsonValue = str | int | float | bool | list[str] | dict[str, str] | None
 
-# Fields whose value is not shown as it is.
+# Fields (of each signal) whose value is not shown as it is.
 _SHOWN: dict[str, Callable[[Any], JsonValue]] = {
-    "otlp.headers": lambda headers: dict.fromkeys((name for name, _ in headers), MASK),
-    "otlp.client_key": lambda path: None if path is None else MASK,
-    "otlp.endpoint": without_credentials,
+    "headers": lambda headers: dict.fromkeys((name for name, _ in headers), MASK),
+    "client_key": lambda path: None if path is None else MASK,
+    "endpoint": without_credentials,
     "resource_attributes": dict,
 }
 
@@ -46,14 +46,15 @@ def rows(settings: Settings) -> list[Row]:
         if setting.field in settings.origin:
             variables.setdefault(setting.field, setting.variable)
     variables["otlp.exporter"] = "OTEL_METRICS_EXPORTER"
+    variables["otlp_logs.exporter"] = "OTEL_LOGS_EXPORTER"
     return [Row(variables[f], _value(settings, f), settings.origin[f]) for f in variables]
 
 
 def _value(settings: Settings, field: str) -> JsonValue:
     owner, _, name = field.rpartition(".")
-    value = getattr(settings.otlp if owner else settings, name)
-    if field in _SHOWN:
-        return _SHOWN[field](value)
+    value = getattr(getattr(settings, owner) if owner else settings, name)
+    if name in _SHOWN:
+        return _SHOWN[name](value)
     if isinstance(value, float):
         return value / _SCALES.get(field, 1)
     if isinstance(value, tuple):

@@ -207,8 +207,11 @@ def test_without_anything_every_default_holds() -> None:
     """An empty environment gives Settings() and says so of every field."""
     settings = load_settings({"PATH": "/bin", "kernob_scrape_interval": "abc"})
     assert settings == Settings()
-    names = {f.name for f in dataclasses.fields(Settings)} - {"otlp", "origin"}
-    names |= {f"otlp.{f.name}" for f in dataclasses.fields(OtlpSettings)}
+    names = {f.name for f in dataclasses.fields(Settings)} - {"otlp", "otlp_logs", "origin"}
+    names |= {
+        f"{signal}.{f.name}" for f in dataclasses.fields(OtlpSettings) for signal in ("otlp", "otlp_logs")
+    }
+    names -= {"otlp_logs.export_interval_s"}
     assert dict(settings.origin) == dict.fromkeys(names, "default")
 
 
@@ -338,7 +341,7 @@ def test_the_documentation_lists_every_setting() -> None:
     """docs/configuration.md has a row for each variable, with its default and range."""
     page = Path(__file__).parents[2].joinpath("docs", "configuration.md").read_text()
     rows = set(re.findall(r"^\| `([A-Z_]+)`", page, flags=re.MULTILINE))
-    general = {s.variable for s in SETTINGS if "_OTLP_METRICS_" not in s.variable}
+    general = {s.variable for s in SETTINGS if not re.search("_OTLP_(METRICS|LOGS)_", s.variable)}
     assert rows == general | {"OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "KERNOB_CONFIG"}
     for setting in NUMBERS:
         if setting.variable in rows:

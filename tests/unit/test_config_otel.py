@@ -193,7 +193,7 @@ def test_a_client_certificate_and_its_key_come_together(tmp_path: Path) -> None:
     pem = tmp_path / "client.pem"
     pem.write_text("-----BEGIN CERTIFICATE-----\n-----BEGIN PRIVATE KEY-----\n")
     certificate, key = "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", "OTEL_EXPORTER_OTLP_METRICS_CLIENT_KEY"
-    both = otlp(**{certificate: str(pem), key: str(pem)})
+    both = otlp(**{certificate: str(pem), key: str(pem)}, OTEL_LOGS_EXPORTER="none")
     assert (both.client_certificate, both.client_key) == (pem, pem)
     assert refusal(**{certificate: str(pem)}).startswith(f"{certificate} is ")
     assert refusal(**{key: str(pem)}).startswith(f"{key} is ***")
@@ -256,3 +256,49 @@ def test_the_service_name_comes_before_the_resource_attribute() -> None:
 def test_malformed_resource_attributes_are_refused_whole(text: str) -> None:
     """One broken pair discards the variable, says the specification; here it ends the start."""
     assert "must be key=value,key=value with percent-encoded values" in refusal(OTEL_RESOURCE_ATTRIBUTES=text)
+
+
+def logs(**environ: str) -> OtlpSettings:
+    return load_settings(environ).otlp_logs
+
+
+def test_logs_have_their_own_variables_before_the_general_ones() -> None:
+    """Each signal takes its own first; the general HTTP endpoint is a base to both."""
+    settings = load_settings(
+        {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318/base/",
+            "OTEL_EXPORTER_OTLP_HEADERS": "a=1",
+            "OTEL_EXPORTER_OTLP_LOGS_HEADERS": "b=2",
+            "OTEL_EXPORTER_OTLP_LOGS_TIMEOUT": "2500",
+            "OTEL_EXPORTER_OTLP_METRICS_COMPRESSION": "gzip",
+        }
+    )
+    assert settings.otlp.endpoint == "http://collector:4318/base/v1/metrics"
+    assert settings.otlp_logs.endpoint == "http://collector:4318/base/v1/logs"
+    assert (settings.otlp.headers, settings.otlp_logs.headers) == ((("a", "1"),), (("b", "2"),))
+    assert (settings.otlp.timeout_s, settings.otlp_logs.timeout_s) == (10.0, 2.5)
+    assert (settings.otlp.compression, settings.otlp_logs.compression) == ("gzip", "none")
+    assert settings.origin["otlp_logs.endpoint"] == "environment OTEL_EXPORTER_OTLP_ENDPOINT"
+    assert settings.origin["otlp_logs.timeout_s"] == "environment OTEL_EXPORTER_OTLP_LOGS_TIMEOUT"
+    assert settings.origin["otlp.timeout_s"] == "default"
+
+
+def test_logs_may_go_elsewhere_or_nowhere() -> None:
+    """An endpoint of its own is taken as it is; gRPC has no path; none of them sends none."""
+    assert logs().endpoint == "http://localhost:4318/v1/logs"
+    assert logs(OTEL_EXPORTER_OTLP_LOGS_ENDPOINT="http://loki:3100/otlp/v1/logs").endpoint == (
+        "http://loki:3100/otlp/v1/logs"
+    )
+    grpc = logs(OTEL_EXPORTER_OTLP_LOGS_PROTOCOL="grpc", OTEL_EXPORTER_OTLP_LOGS_ENDPOINT="c:4317")
+    assert (grpc.endpoint, grpc.protocol, grpc.insecure) == ("https://c:4317", "grpc", False)
+    assert logs(OTEL_EXPORTER_OTLP_PROTOCOL="grpc").endpoint == "http://localhost:4317"
+    assert logs(OTEL_LOGS_EXPORTER="none").exporter == "none"
+    assert logs(OTEL_METRICS_EXPORTER="none").exporter == "otlp"
+    assert logs(OTEL_SDK_DISABLED="true").exporter == "none"
+
+
+def test_what_does_not_fit_logs_says_so() -> None:
+    """An endpoint that only metrics can use names logs, and how to go without."""
+    only_metrics = {"OTEL_EXPORTER_OTLP_ENDPOINT": "c:4317", "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL": "grpc"}
+    assert refusal(**only_metrics).endswith("(for logs; OTEL_LOGS_EXPORTER=none sends none)")
+    assert otlp(**only_metrics, OTEL_LOGS_EXPORTER="none").endpoint == "https://c:4317"

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from kernob.kernel.ringbuf import unix_offset_ns
-from kernob.model import Drop, Event, Fate, Outcome, Severity
+from kernob.model import EVENT_KINDS, Drop, Event, Fate, Outcome, Severity
 from kernob.state import events
 from kernob.state.events import EventState
 from kernob.state.processes import ProcessTable
-from kernob.state.sentences import KINDS, size, span
+from kernob.state.sentences import size, span
 from kernob.state.series import SeriesStore
 from tests.unit.series_points import points_of
 from tests.unit.tcp_events import flow_key, records, resolve
@@ -146,7 +146,7 @@ def test_every_fate_has_a_sentence(row: dict[str, Any], kind: str, body: str) ->
     """Each can be read aloud and names process, destination and reason."""
     event = only(**row)
     assert (event.kind, event.body) == (kind, body)
-    assert kind in KINDS
+    assert kind in EVENT_KINDS
 
 
 def test_a_process_that_nobody_knows_is_no_error() -> None:
@@ -158,7 +158,9 @@ def test_a_process_that_nobody_knows_is_no_error() -> None:
 def test_what_is_beyond_the_cap_is_counted_and_summed_up_once() -> None:
     """25 resets in one second, 20 told, one summary of 5; the next second tells again."""
     state = EventState(ProcessTable(resolve), SeriesStore(), 20)
-    rows = [{"kind": Fate.RESET, "side": 1, "time_ns": 10**9 + i * 10**7} for i in range(25)]
+    rows: list[dict[str, Any]] = [
+        {"kind": Fate.RESET, "side": 1, "time_ns": 10**9 + i * 10**7} for i in range(25)
+    ]
     rows += [{"kind": Fate.STALL, "flow": flow_key(9), "time_ns": 1_100_000_000}]
     rows += [{"kind": Fate.RESET, "side": 1, "time_ns": 2 * 10**9}]
     told = state.update(records(*rows), UNIX)
