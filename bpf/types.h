@@ -36,14 +36,48 @@ struct flow_val {
     u64 rx;
 };
 
+/* Where the current exchange of a connection stands. Only the side that connected asks. */
+enum phase { PHASE_IDLE, PHASE_ASKED, PHASE_ANSWERED };
+
+/* Bits of sock_val.flags. */
+enum sock_flag {
+    SOCK_ATTEMPT = 1,    /* connecting: its outcome is not counted yet */
+    SOCK_COUNTED = 2,    /* its connection has been counted */
+    SOCK_UNREAD_END = 4, /* the peer closed while an answer was awaited; nobody has met the end yet */
+    SOCK_STALLED = 8,    /* the last send met a closed window */
+    SOCK_HEARD = 16,     /* it received bytes once */
+};
+
 /* One TCP socket and the process that owns its byte counters. */
 struct sock_val {
     struct flow_key key; /* key.tgid 0: not claimed yet */
-    u32 claims;          /* how many times an owner was sought, see claim() */
+    u32 claims;          /* how many times an owner was sought, see count_slowly() */
     u32 copied;          /* tcp_sock.copied_seq up to which received bytes were counted */
-    u32 copied_known;    /* whether `copied` means anything yet */
+    u8 copied_known;     /* whether `copied` means anything yet */
+    u8 state;            /* TCP state: ESTABLISHED 1, SYN_SENT 2, CLOSE_WAIT 8 ...; 0 unknown */
+    u8 phase;            /* enum phase */
+    u8 flags;            /* enum sock_flag */
     u64 tx;
     u64 rx;
+    u64 asked_ns;  /* first send of the exchange */
+    u64 sent_ns;   /* last send while asked */
+    u64 opened_ns; /* client: its SYN; server: established; 0 before our time */
+    u64 rtt_ns;    /* when the round trip time was last sampled */
+    u32 asked;     /* bytes asked in the exchange */
+    u32 answers;   /* exchanges answered so far */
+    struct proc_key
+        user;           /* who used it last where that is not the owner; before the first use, who listens */
+    u16 sport;          /* ours; both known from ESTABLISHED on */
+    u16 dport;          /* the peer's */
+    u8 local[16];       /* our address, family as in key */
+    u8 syn_retransmits; /* of an attempt that still waits */
+    u8 waits_out;       /* receive calls that ran their full SO_RCVTIMEO since the last byte */
+    u16 pad;
+    u32 retrans_seen;    /* tcp_sock.total_retrans as charged so far */
+    u32 retransmits;     /* segments since we know it */
+    u32 window_count;    /* segments that no event has told yet */
+    u64 window_first_ns; /* of those */
+    u64 window_told_ns;  /* when an event last told */
 };
 
 #define EXE_LEN    64
@@ -76,11 +110,90 @@ enum loss {
     LOSS_PROCS_FULL, /* process known by PID only */
     LOSS_TX_BYTES,
     LOSS_RX_BYTES,
+    LOSS_FATES_FULL,     /* facts about connections not counted */
+    LOSS_DURATIONS_FULL, /* durations not counted */
+    LOSS_EVENTS_FULL,    /* events the ring had no room for: counted in fates all the same */
     LOSS_MAX
 };
+
+/* What happened to connections: enum fate, and for some what exactly (fate_key.reason). */
+enum fate { FATE_CONNECTION, FATE_RETRANSMIT, FATE_RESET, FATE_DROP, FATE_STALL, FATE_TIMEOUT };
+enum outcome {
+    OUTCOME_OK,
+    OUTCOME_REFUSED,
+    OUTCOME_TIMED_OUT,
+    OUTCOME_RESET,
+    OUTCOME_HOST_UNREACHABLE,
+    OUTCOME_NET_UNREACHABLE,
+    OUTCOME_CANCELLED,
+    OUTCOME_OTHER
+};
+enum drop { DROP_UNANSWERED, DROP_RESET_MID_RESPONSE, DROP_EOF_MID_RESPONSE, DROP_STALLED_MID_RESPONSE };
+enum closed_by { CLOSED_BY_PEER, CLOSED_BY_SELF, CLOSED_BY_NETWORK };
+enum direction { DIRECTION_SENT, DIRECTION_RECEIVED };
+/* FATE_TIMEOUT: data that was never acknowledged, or probes of an idle connection that were not. */
+enum timeout { TIMEOUT_UNACKNOWLEDGED, TIMEOUT_KEEPALIVE };
+
+/*
+ * A count about connections of one flow. key.tgid is that of the latest user; 0 where no process has to do
+ * with it (a RST for a closed port: then everything but netns, family and proto is 0, too).
+ */
+struct fate_key {
+    struct flow_key flow;
+    u8 kind;   /* enum fate */
+    u8 reason; /* CONNECTION: enum outcome; DROP: enum drop; TIMEOUT: enum timeout */
+    u8 side;   /* RESET: enum direction; DROP: enum closed_by */
+    u8 idle;   /* RESET: 1 when no exchange was open */
+};
+
+enum duration { DURATION_CONNECT, DURATION_RESPONSE, DURATION_RTT };
+struct duration_key {
+    struct flow_key flow;
+    u8 kind; /* enum duration */
+    u8 pad[3];
+};
+
+/*
+ * Bucket i counts durations in (2^((i-1)/4), 2^(i/4)] * 1024 ns: four an octave. Bucket 0 has all that is
+ * shorter, the last one all that is longer.
+ */
+#define DURATION_BUCKETS 112
+struct duration_val {
+    u64 sum_ns;
+    u64 count;
+    u32 buckets[DURATION_BUCKETS];
+};
+
+/* What happened to one connection, when. */
+struct tcp_event {
+    u64 time_ns; /* CLOCK_MONOTONIC */
+    u64 sk;      /* the connection's identity while it lives */
+    struct flow_key flow;
+    u16 sport; /* ours, then the peer's */
+    u16 dport;
+    u8 kind; /* these four as in fate_key; CONNECTION with OK: side 0 opened, 1 closed */
+    u8 reason;
+    u8 side;
+    u8 idle;
+    u32 count; /* RETRANSMIT: segments */
+    u32 error; /* errno, 0 none */
+    u32 pad;
+    u64 tx; /* bytes of the connection so far, as its owner moved them */
+    u64 rx;
+    u64 age_ns;   /* since it was opened (its SYN, where we connected); 0 unknown */
+    u64 gap_ns;   /* RESET, DROP: since the last byte was received */
+    u64 first_ns; /* RETRANSMIT: the first of `count`, time_ns being the last */
+};
+
+/* Indices of the options array: what user space may switch on. */
+enum option { OPTION_CONNECTION_EVENTS, OPTION_MAX };
 
 _Static_assert(sizeof(struct proc_key) == 12, "proc_key");
 _Static_assert(sizeof(struct flow_key) == 52, "flow_key");
 _Static_assert(sizeof(struct flow_val) == 16, "flow_val");
-_Static_assert(sizeof(struct sock_val) == 80, "sock_val");
+_Static_assert(sizeof(struct sock_val) == 184, "sock_val");
 _Static_assert(sizeof(struct proc_val) == 688, "proc_val");
+_Static_assert(sizeof(struct fate_key) == 56, "fate_key");
+_Static_assert(sizeof(struct duration_key) == 56, "duration_key");
+_Static_assert(sizeof(struct duration_val) == 464, "duration_val");
+_Static_assert(sizeof(struct tcp_event) == 128, "tcp_event");

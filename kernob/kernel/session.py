@@ -31,7 +31,7 @@ from kernob.model import HookReport, MapUsage, ProbeState
 
 log = logging.getLogger(__name__)
 
-_COMMON_SOURCES = ("types.h", "common.h", "socket.h")
+_COMMON_SOURCES = ("types.h", "common.h", "facts.h", "socket.h")
 _STATS_RUN_TIME = 0
 _IDLE_SUFFIX = "_idle"
 _M_ARENA_MAX = -8  # malloc.h

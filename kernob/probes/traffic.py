@@ -188,6 +188,9 @@ class Loss(enum.IntEnum):
     PROCS_FULL = 2
     TX_BYTES = 3
     RX_BYTES = 4
+    FATES_FULL = 5
+    DURATIONS_FULL = 6
+    EVENTS_FULL = 7
 
 
 @dataclass(frozen=True, slots=True)
