@@ -83,7 +83,8 @@ static __always_inline void add_duration(const struct flow_key *flow, u8 kind, u
     }
     __sync_fetch_and_add(&value->sum_ns, ns);
     __sync_fetch_and_add(&value->count, 1);
-    u32 bucket = bucket_of(ns);
+    /* OTLP's bounds are powers of two of a second: 2^50 / 10^9, then units of 2^-30 s */
+    u32 bucket = bucket_of((ns < 1ULL << 42 ? ns : 1ULL << 42) * 1125900 >> 20);
     asm volatile("" : "+r"(bucket)); /* or the compiler drops the check that the verifier wants to see */
     if (bucket < DURATION_BUCKETS)
         __sync_fetch_and_add(&value->buckets[bucket], 1);

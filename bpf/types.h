@@ -154,8 +154,8 @@ struct duration_key {
 };
 
 /*
- * Bucket i counts durations in (2^((i-1)/4), 2^(i/4)] * 1024 ns: four an octave. Bucket 0 has all that is
- * shorter, the last one all that is longer.
+ * Bucket i counts durations in (2^((i-1)/4 - 20), 2^(i/4 - 20)] seconds: four an octave, bounds as in OTLP's
+ * histograms of scale 2 (kernob/state/buckets.py). Bucket 0 has all that is shorter, the last one all longer.
  */
 #define DURATION_BUCKETS 112
 struct duration_val {
