@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from kernob.errors import ConfigError
 
 if TYPE_CHECKING:
-    from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
+    from collections.abc import Callable
 
 MAX_RETRY_AFTER_S: Final = 600.0
 """A server that asks for more patience than this (seconds) is asked again after this."""
@@ -24,12 +24,19 @@ MAX_RETRY_AFTER_S: Final = 600.0
 MAX_MESSAGE_CHARS: Final = 200
 
 
+class Signal(enum.Enum):
+    """What is sent; each has its own service, request and response."""
+
+    METRICS = "metrics"
+    LOGS = "logs"
+
+
 class OtlpOptions(Protocol):
     """The part of the settings a transport needs; `config.OtlpSettings` is one."""
 
     @property
     def endpoint(self) -> str:
-        """URL of the metrics signal; for grpc scheme://host:port, or host:port."""
+        """URL of the signal; for grpc scheme://host:port, or host:port."""
 
     @property
     def protocol(self) -> str:
@@ -82,7 +89,7 @@ class Result:
 
     `error_type` is a word of low cardinality (semantic conventions: error.type), "" when accepted;
     `message` one line for a person. `retry_after_s` is what the server asked for (seconds; None: not).
-    `rejected` counts points the server did not take of an accepted request (partial success).
+    `rejected` counts points or records the server did not take of an accepted request (partial success).
     """
 
     verdict: Verdict
@@ -96,7 +103,7 @@ class Transport(Protocol):
     """One way to an endpoint. `send` is called by one thread; `close` by any."""
 
     def send(self, body: bytes, timeout_s: float) -> Result:
-        """Send one serialized ExportMetricsServiceRequest; blocks up to about `timeout_s` seconds."""
+        """Send one serialized request of the signal; blocks up to about `timeout_s` seconds."""
 
     def close(self) -> None:
         """Drop the connection."""
@@ -109,12 +116,30 @@ def one_line(text: object) -> str:
     return line if len(line) <= MAX_MESSAGE_CHARS else line[: MAX_MESSAGE_CHARS - 3] + "..."
 
 
-def accepted(response: ExportMetricsServiceResponse) -> Result:
-    """Return the result of a request that was taken, at least in part."""
-    partial = response.partial_success
-    return Result(
-        Verdict.ACCEPTED, message=one_line(partial.error_message), rejected=partial.rejected_data_points
-    )
+def response_parser(signal: Signal) -> Callable[[bytes], Result]:
+    """Return what makes the result of a request taken, at least in part, out of its serialized response.
+
+    It raises DecodeError for other bytes.
+    """
+    if signal is Signal.LOGS:
+        from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
+
+        def logs(body: bytes) -> Result:
+            partial = ExportLogsServiceResponse.FromString(body).partial_success
+            return _accepted(partial.error_message, partial.rejected_log_records)
+
+        return logs
+    from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
+
+    def metrics(body: bytes) -> Result:
+        partial = ExportMetricsServiceResponse.FromString(body).partial_success
+        return _accepted(partial.error_message, partial.rejected_data_points)
+
+    return metrics
+
+
+def _accepted(message: str, rejected: int) -> Result:
+    return Result(Verdict.ACCEPTED, message=one_line(message), rejected=rejected)
 
 
 def read_pem(path: Path, what: str) -> bytes:
@@ -128,8 +153,8 @@ def read_pem(path: Path, what: str) -> bytes:
     return content
 
 
-def make_transport(options: OtlpOptions, version: str) -> Transport:
-    """Return the transport for the protocol the settings name; nothing is sent yet.
+def make_transport(options: OtlpOptions, version: str, signal: Signal = Signal.METRICS) -> Transport:
+    """Return the transport of a signal for the protocol the settings name; nothing is sent yet.
 
     Raises ConfigError for an endpoint or a TLS file that cannot work.
     """
@@ -137,9 +162,9 @@ def make_transport(options: OtlpOptions, version: str) -> Transport:
     if options.protocol == "grpc":
         from kernob.export.transport_grpc import GrpcTransport
 
-        return GrpcTransport(options, user_agent)
+        return GrpcTransport(options, user_agent, signal)
     if options.protocol == "http/protobuf":
         from kernob.export.transport_http import HttpTransport
 
-        return HttpTransport(options, user_agent)
+        return HttpTransport(options, user_agent, signal=signal)
     raise ConfigError(f"OTLP protocol {options.protocol!r}: one of grpc, http/protobuf")

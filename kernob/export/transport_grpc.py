@@ -17,7 +17,6 @@ from urllib.parse import urlsplit
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import grpc
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
 
 from kernob.errors import ConfigError
 from kernob.export.status import retry_delay_s
@@ -25,13 +24,17 @@ from kernob.export.transport import (
     MAX_RETRY_AFTER_S,
     OtlpOptions,
     Result,
+    Signal,
     Verdict,
-    accepted,
     one_line,
     read_pem,
+    response_parser,
 )
 
-_METHOD: Final = "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export"
+_METHODS: Final = {
+    Signal.METRICS: "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export",
+    Signal.LOGS: "/opentelemetry.proto.collector.logs.v1.LogsService/Export",
+}
 _STATUS_DETAILS: Final = "grpc-status-details-bin"
 _MAX_RECONNECT_BACKOFF_MS: Final = 5_000
 """gRPC's own backoff between connection attempts would hide for 2 min that an endpoint is back."""
@@ -77,7 +80,7 @@ def _credentials(options: OtlpOptions) -> grpc.ChannelCredentials:
 class GrpcTransport:
     """A channel to one endpoint. gRPC connects when the first request is sent, and again when it must."""
 
-    def __init__(self, options: OtlpOptions, user_agent: str) -> None:
+    def __init__(self, options: OtlpOptions, user_agent: str, signal: Signal = Signal.METRICS) -> None:
         target, self._plain = _target(options)
         channel_options = (
             ("grpc.primary_user_agent", user_agent),
@@ -93,18 +96,16 @@ class GrpcTransport:
             credentials = _credentials(options)
             self._channel = grpc.secure_channel(target, credentials, channel_options, compression)
         self._metadata = tuple((name.lower(), value) for name, value in options.headers)
-        self._export: grpc.UnaryUnaryMultiCallable[bytes, ExportMetricsServiceResponse] = (
-            self._channel.unary_unary(
-                _METHOD,
-                request_serializer=None,  # bytes already
-                response_deserializer=ExportMetricsServiceResponse.FromString,
-            )
+        self._export: grpc.UnaryUnaryMultiCallable[bytes, Result] = self._channel.unary_unary(
+            _METHODS[signal],
+            request_serializer=None,  # bytes already
+            response_deserializer=response_parser(signal),
         )
 
     def send(self, body: bytes, timeout_s: float) -> Result:
-        """Send one serialized ExportMetricsServiceRequest; blocks up to `timeout_s` seconds."""
+        """Send one serialized request; blocks up to `timeout_s` seconds."""
         try:
-            return accepted(self._export(body, timeout=timeout_s, metadata=self._metadata))
+            return self._export(body, timeout=timeout_s, metadata=self._metadata)
         except grpc.RpcError as error:
             return self._failure(error)
         except ValueError as error:  # what grpc raises on a channel that `close` has closed

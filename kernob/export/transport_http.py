@@ -16,7 +16,6 @@ from urllib.parse import urlsplit
 
 import requests
 from google.protobuf.message import DecodeError
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
 
 from kernob.errors import ConfigError
 from kernob.export.status import status_message
@@ -24,10 +23,11 @@ from kernob.export.transport import (
     MAX_RETRY_AFTER_S,
     OtlpOptions,
     Result,
+    Signal,
     Verdict,
-    accepted,
     one_line,
     read_pem,
+    response_parser,
 )
 
 if TYPE_CHECKING:
@@ -46,9 +46,14 @@ class HttpTransport:
     """A session with one endpoint, keeping its connection open between requests."""
 
     def __init__(
-        self, options: OtlpOptions, user_agent: str, now_unix_s: Callable[[], float] = time.time
+        self,
+        options: OtlpOptions,
+        user_agent: str,
+        now_unix_s: Callable[[], float] = time.time,
+        signal: Signal = Signal.METRICS,
     ) -> None:
         self._url = _checked(options.endpoint)
+        self._parse = response_parser(signal)
         self._gzip = options.compression == "gzip"
         self._now_unix_s = now_unix_s
         self._session = requests.Session()
@@ -71,7 +76,7 @@ class HttpTransport:
             self._session.cert = (str(options.client_certificate), str(options.client_key))
 
     def send(self, body: bytes, timeout_s: float) -> Result:
-        """Send one serialized ExportMetricsServiceRequest; each wait takes up to `timeout_s` seconds."""
+        """Send one serialized request; each wait takes up to `timeout_s` seconds."""
         data = gzip.compress(body, _GZIP_LEVEL, mtime=0) if self._gzip else body
         try:
             with self._session.post(
@@ -91,12 +96,18 @@ class HttpTransport:
         except requests.exceptions.RequestException as error:
             return Result(Verdict.RETRY, "connection", one_line(_cause(error)))
         if response.status_code // 100 == 2:
-            return _accepted(content)
+            return self._accepted(content)
         return self._failure(response, content)
 
     def close(self) -> None:
         """Drop the connections."""
         self._session.close()
+
+    def _accepted(self, content: bytes) -> Result:
+        try:
+            return self._parse(content)
+        except DecodeError:
+            return Result(Verdict.ACCEPTED)  # a 2xx is success also when its body is not OTLP's
 
     def _failure(self, response: requests.Response, content: bytes) -> Result:
         status = response.status_code
@@ -122,13 +133,6 @@ def _checked(endpoint: str) -> str:
     if not usable:
         raise ConfigError(f"OTLP endpoint {one_line(endpoint)!r}: a URL like http://host:4318/v1/metrics")
     return endpoint
-
-
-def _accepted(content: bytes) -> Result:
-    try:
-        return accepted(ExportMetricsServiceResponse.FromString(content))
-    except DecodeError:
-        return Result(Verdict.ACCEPTED)  # a 2xx is success also when its body is not OTLP's
 
 
 def _cause(error: BaseException) -> BaseException:
