@@ -75,7 +75,7 @@ def main() -> None:
     def measure(name: str, closed: tuple[NDArray[Any], NDArray[Any]], sockets: NDArray[Any]) -> None:
         def rest() -> None:
             state.roll(10.0)
-            state.sweep(time.monotonic(), lambda _process: None)
+            state.known.sweep(time.monotonic(), lambda _process: None)
 
         steps: tuple[Callable[[], Any], ...] = (
             lambda: state.update((*closed, sockets), time.time_ns() - 10**10),

@@ -137,7 +137,7 @@ class Pipeline:
             self._wire.roll(now_s)
             self._window_started_s = now_s
         self._check_liveness(now_s)
-        self._traffic.sweep(now_s, self._removed)
+        self._traffic.known.sweep(now_s, self._removed)
         self._previous_unix_ns = now_unix_ns
         self._maps = self._session.usage(
             {"socks": len(rows.live), "flows": len(rows.closed_keys), "procs": len(keys)}

@@ -49,6 +49,7 @@ class FlowTable:
         self.tick = 0
         self._now_s = 0.0
         self.new: list[int] = []
+        self.live: Indices = np.zeros(0, np.int64)
 
     def __len__(self) -> int:
         return len(self._index)
@@ -64,18 +65,18 @@ class FlowTable:
     def update(
         self, closed_keys: NDArray[Any], closed_values: NDArray[Any], live: NDArray[Any], now_s: float = 0.0
     ) -> Growth:
-        """Folds one tick's rows in. Afterwards `new` lists the flows seen for the first time.
+        """Folds one tick's rows in; `live` then has the flow of each live socket.
 
+        `new` gains the flows seen for the first time, until somebody empties it.
         `now_s` is monotonic; it only serves `quiet`.
         """
         self.tick += 1
         self._now_s = now_s
-        self.new = []
         self._fold_closed(closed_keys, closed_values)
         self._live[:] = 0
         self.sockets[:] = 0
-        flows = self._fold_live(live)
-        np.add.at(self.sockets, flows, 1)
+        self.live = self._fold_live(live)
+        np.add.at(self.sockets, self.live, 1)
         sums = self._closed + self._live
         grown = np.flatnonzero((sums > self.totals).any(axis=1))
         before = self.totals[grown]
@@ -90,11 +91,20 @@ class FlowTable:
         np.add.at(self._closed[:, 1], flows, values["rx"].astype(np.int64))
 
     def _fold_live(self, live: NDArray[Any]) -> Indices:
-        used = live[(live["tx"] > 0) | (live["rx"] > 0)]
-        flows = self._lookup(np.ascontiguousarray(used["key"]))
-        np.add.at(self._live[:, 0], flows, used["tx"].astype(np.int64))
-        np.add.at(self._live[:, 1], flows, used["rx"].astype(np.int64))
+        flows = self._lookup(np.ascontiguousarray(live["key"]))
+        np.add.at(self._live[:, 0], flows, live["tx"].astype(np.int64))
+        np.add.at(self._live[:, 1], flows, live["rx"].astype(np.int64))
         return flows
+
+    def find(self, keys: NDArray[Any]) -> Indices:
+        """Index of each key (struct flow_key), new ones added; they count as heard of now."""
+        flows = self._lookup(np.ascontiguousarray(keys))
+        self.last_growth_s[flows] = self._now_s
+        return flows
+
+    def retire(self, flow: int, tx_bytes: int, rx_bytes: int) -> None:
+        """Keeps the bytes of a live socket that is about to be taken out of the kernel's map."""
+        self._closed[flow] += (tx_bytes, rx_bytes)
 
     def _lookup(self, keys: NDArray[Any]) -> Indices:
         """Index of each key, new ones added."""

@@ -10,8 +10,12 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from kernob.model import ProcessInfo, ProcessKey
+
+if TYPE_CHECKING:
+    from kernob.state.capped import Capped
 
 Resolver = Callable[[ProcessKey], ProcessInfo | None]
 """Names a process; None when neither the kernel's capture nor /proc knows it any more."""
@@ -25,7 +29,7 @@ _RAW_KEY = struct.Struct("<IIH")  # how a struct flow_key begins
 class Process:
     """One program image with network traffic.
 
-    `flows` are those remembered now, `series` the (metric, slot) pairs that are its own.
+    `flows` are those remembered now, `series` the slots that are its own.
     """
 
     key: ProcessKey
@@ -36,7 +40,7 @@ class Process:
     quiet_since_tick: int = -1
     quiet_since_s: float = 0.0
     flows: set[int] = field(default_factory=set)
-    series: set[tuple[int, int]] = field(default_factory=set)
+    series: set[tuple[Capped[Any], int]] = field(default_factory=set)
 
 
 class ProcessTable:

@@ -49,11 +49,12 @@ def test_growth_lists_only_what_grew() -> None:
     assert (growth.tx_bytes.tolist(), growth.rx_bytes.tolist()) == ([0], [3])
 
 
-def test_sockets_without_bytes_make_no_flow() -> None:
-    """A connection over which nothing was sent is no flow."""
+def test_sockets_without_bytes_are_known_but_do_not_grow() -> None:
+    """A connection over which nothing was sent is a flow with a live socket, and no growth."""
     table = FlowTable()
-    table.update(*closed(), live((A, 0, 0)))
-    assert len(table) == 0
+    growth = table.update(*closed(), live((A, 0, 0)))
+    assert (len(table), len(growth.flows)) == (1, 0)
+    assert (table.live.tolist(), table.sockets[table.live].tolist()) == ([0], [1])
 
 
 def test_a_forgotten_flow_starts_again_from_zero() -> None:
@@ -62,6 +63,7 @@ def test_a_forgotten_flow_starts_again_from_zero() -> None:
     table.update(*closed((A, 10, 10)), live())
     table.forget(table.indices())
     assert len(table) == 0
+    table.new = []
     growth = table.update(*closed((A, 3, 0)), live())
     assert table.new == growth.flows.tolist()
     assert total(table, A) == (3, 0)

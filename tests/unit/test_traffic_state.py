@@ -114,7 +114,7 @@ def end(state: TrafficState, store: SeriesStore, *keys: ProcessKey) -> list[Proc
     state.processes.mark_ended(keys)
     for tick in range(3):
         state.update((*closed(), live()), AT_NS)
-        state.sweep(LATER_S * tick, removed.append)
+        state.known.sweep(LATER_S * tick, removed.append)
     store.acknowledge(store.batch(AT_NS + 2 * 10**9))
     return removed
 
@@ -139,7 +139,7 @@ def test_a_dead_process_waits_for_its_last_socket() -> None:
     removed: list[Process] = []
     for tick in range(5):
         state.update((*closed(), live((key, 5, 0))), AT_NS)
-        state.sweep(LATER_S * tick, removed.append)
+        state.known.sweep(LATER_S * tick, removed.append)
     assert removed == []
     state.update((*closed((key, 8, 0)), live()), AT_NS)
     assert list(values(store, PROCESS_IO).values()) == [8]
@@ -163,10 +163,10 @@ def test_a_quiet_flow_is_forgotten_and_its_series_goes_on() -> None:
     key = flow_key(pid=12)
     state.update((*closed((key, 300, 0)), live()), AT_NS, now_s=0.0)
     state.update((*closed(), live()), AT_NS, now_s=299.0)
-    state.sweep(299.0, lambda process: None)
+    state.known.sweep(299.0, lambda process: None)
     assert len(state.flows) == 1
     state.update((*closed(), live()), AT_NS, now_s=301.0)
-    state.sweep(301.0, lambda process: None)
+    state.known.sweep(301.0, lambda process: None)
     assert len(state.flows) == 0
     state.update((*closed((key, 7, 0)), live()), AT_NS, now_s=302.0)
     assert list(values(store, PROCESS_IO).values()) == [307]
@@ -178,7 +178,7 @@ def test_a_process_ends_its_series_although_its_flows_are_forgotten() -> None:
     state, store = new_state()
     state.update((*closed((flow_key(pid=12), 300, 0)), live()), AT_NS, now_s=0.0)
     state.update((*closed(), live()), AT_NS, now_s=400.0)
-    state.sweep(400.0, lambda process: None)
+    state.known.sweep(400.0, lambda process: None)
     end(state, store, ProcessKey(12, 7, 1))
     assert values(store, PROCESS_IO) == {}
 

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whom a flow connects, and the attributes that say so on series.
+
+In: struct flow_key (bpf/types.h) and names of processes. Out: Destinations and attributes. Called by
+`state.traffic`, `state.connections` and `state.events`.
+"""
+
+from __future__ import annotations
+
+import functools
+import socket
+from dataclasses import dataclass
+
+from kernob.model import Attributes, PeerClass, Role, Transport
+from kernob.state.names import peer_class
+
+OTHER = "~other"
+"""Stands for everything a cap did not admit, one series a service."""
+
+NOBODY: Attributes = (("process.executable.name", OTHER),)
+NOWHERE: Attributes = (("server.address", OTHER),)
+
+DIRECTIONS = ("transmit", "receive")
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """A flow's other end, and our own address where we are the server."""
+
+    role: Role
+    transport: Transport
+    address: str
+    port: int
+    peer: str
+    peer_class: PeerClass
+    family: int
+    netns: int
+    where: Attributes = ()
+
+
+def decode_destination(key: bytes) -> Destination:
+    """Reads a struct flow_key (bpf/types.h), bytes 10 to 52."""
+    port = int.from_bytes(key[10:12], "little")
+    family, role, transport = key[12], Role(key[13]), Transport(key[14])
+    netns = int.from_bytes(key[16:20], "little")
+    if role is Role.UNKNOWN:
+        return Destination(role, transport, "", 0, "", PeerClass.UNKNOWN, family, netns)
+    peer, local = _address(family, key[20:36]), _address(family, key[36:52])
+    address = local if role is Role.SERVER else peer
+    where: Attributes = (("server.address", address), ("server.port", port))
+    return Destination(role, transport, address, port, peer, peer_class(peer), family, netns, where)
+
+
+def _address(family: int, raw: bytes) -> str:
+    if family == socket.AF_INET6:
+        return socket.inet_ntop(socket.AF_INET6, raw)
+    return socket.inet_ntop(socket.AF_INET, raw[:4])
+
+
+# Equal pairs are one object each: what a series' name costs is then its outer tuple.
+
+
+@functools.lru_cache(1024)
+def identity(pid: int, executable: str, service: str) -> tuple[Attributes, Attributes]:
+    """What names a process, and what names its service."""
+    who = (("process.pid", pid), ("process.executable.name", executable))
+    return who, (("kernob.service", service),)
+
+
+@functools.lru_cache(16)
+def direction_and_transport(direction: int, transport: Transport) -> Attributes:
+    """Attributes of bytes that move one way (index of DIRECTIONS)."""
+    return (
+        ("network.io.direction", DIRECTIONS[direction]),
+        ("network.transport", transport.name.lower()),
+    )
+
+
+@functools.lru_cache(16)
+def side_of(role: Role, peer_class: PeerClass) -> Attributes:
+    """The class of the peer and, where it is known, who connected."""
+    side: Attributes = (("kernob.peer.class", peer_class.value),)
+    return side if role is Role.UNKNOWN else (*side, ("network.tcp.handshake.role", role.name.lower()))
