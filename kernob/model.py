@@ -88,6 +88,13 @@ class Drop(enum.IntEnum):
     STALLED_MID_RESPONSE = 3
 
 
+class Timeout(enum.IntEnum):
+    """What nobody acknowledged for too long: enum timeout of bpf/types.h; likewise."""
+
+    UNACKNOWLEDGED = 0
+    KEEPALIVE = 1
+
+
 class ClosedBy(enum.IntEnum):
     """Who ended a connection: enum closed_by of bpf/types.h."""
 
@@ -110,8 +117,8 @@ EVENT_KINDS: dict[str, str] = {
     "kernob.tcp.reset": "an RST, sent or received, on an open connection",
     "kernob.tcp.drop": "an exchange that was cut off: no answer, or one that broke off",
     "kernob.tcp.stall": "a peer that takes no more data (zero window)",
-    "kernob.tcp.timeout": "a connection that timed out (retransmissions, keepalive, user timeout)",
-    "kernob.tcp.connection": "a connection that was opened; only where asked for",
+    "kernob.tcp.timeout": "a connection that timed out: data or keepalive probes unacknowledged for too long",
+    "kernob.tcp.connection": "a connection that was opened or closed; only where asked for",
 }
 """Every kind of event, and what it is an event of."""
 
@@ -212,6 +219,23 @@ class ProcessInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class TcpFacts:
+    """How often what happened to TCP connections; `failed` are those of `connections` that came to nothing.
+
+    `retransmits` counts segments, `drops` exchanges without their answer.
+    """
+
+    connections: int = 0
+    failed: int = 0
+    retransmits: int = 0
+    resets: int = 0
+    drops: int = 0
+
+
+NO_FACTS = TcpFacts()
+
+
+@dataclass(frozen=True, slots=True)
 class FlowRow:
     """Bytes of one process with one destination, as a screen shows them.
 
@@ -234,6 +258,8 @@ class FlowRow:
     rx_bytes: int
     tx_rate: float
     rx_rate: float
+    tcp: TcpFacts = NO_FACTS
+    tcp_window: TcpFacts = NO_FACTS
 
 
 class ProbeState(enum.Enum):

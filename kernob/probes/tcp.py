@@ -19,7 +19,8 @@ from kernob.kernel.session import Session
 from kernob.model import MetricKind, MetricSpec
 from kernob.probes.probe import Probe
 
-_FLOW = ("kernob.service", "server.address", "server.port", "network.tcp.handshake.role")
+_DESTINATION = ("kernob.service", "server.address", "server.port", "network.tcp.handshake.role")
+_FLOW = ("kernob.service", "server.address", "server.port", "kernob.peer.class", "network.tcp.handshake.role")
 _PROCESS = ("process.pid", "process.executable.name", "kernob.service")
 
 CONNECTIONS = MetricSpec(
@@ -27,14 +28,14 @@ CONNECTIONS = MetricSpec(
     "{connection}",
     MetricKind.COUNTER,
     "Finished attempts to connect and accepted connections, each once; error.type where it failed.",
-    (*_FLOW, "error.type"),
+    (*_DESTINATION, "error.type"),
 )
 ACTIVE = MetricSpec(
     "kernob.tcp.connections.active",
     "{connection}",
     MetricKind.GAUGE,
     "Connections that are established, or closed by the peer only.",
-    _FLOW,
+    _DESTINATION,
 )
 CONNECT_DURATION = MetricSpec(
     "kernob.tcp.connect.duration",

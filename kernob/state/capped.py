@@ -29,23 +29,25 @@ class Capped(Generic[AnyBlock]):
         self._slots: dict[Attributes, int] = {}
         self._names: dict[int, Attributes] = {}
         self._users: dict[int, tuple[ProcessKey, ...]] = {}
-        self._others = 0
+        self._others: set[int] = set()
+        self._holders: dict[int, int] = {}
 
     def slot(self, attributes: Attributes, other: Attributes, start_unix_ns: int) -> int:
         """The series of these attributes; beyond the cap, that of `other`."""
         slot = self._slots.get(attributes)
         if slot is not None:
             return slot
-        if len(self.block) - self._others >= self.cap:
+        if len(self.block) - len(self._others) >= self.cap:
             self.folded += 1
             slot = self._slots.get(other)
             if slot is not None:
                 return slot
             attributes = other
-            self._others += 1
         slot = self.block.admit(attributes, start_unix_ns)
         self._slots[attributes] = slot
         self._names[slot] = attributes
+        if attributes is other:
+            self._others.add(slot)
         self._begin(slot)
         return slot
 
@@ -76,6 +78,19 @@ class Capped(Generic[AnyBlock]):
             del self._users[slot], self._slots[self._names.pop(slot)]
             ending.append(slot)
         self.block.end(np.array(ending, np.int64))
+
+    def hold(self, slot: int) -> None:
+        """Notes that something goes on counting into a series, until `release`."""
+        self._holders[slot] = self._holders.get(slot, 0) + 1
+
+    def release(self, slot: int) -> None:
+        """Ends a series that nothing holds any more, unless it is `~other`."""
+        self._holders[slot] -= 1
+        if not self._holders[slot]:
+            del self._holders[slot]
+            if slot not in self._others:
+                del self._slots[self._names.pop(slot)]
+                self.block.end(np.array([slot], np.int64))
 
 
 class CappedCounters(Capped[SeriesBlock]):

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kernob.state.buckets import bucket_of
+
 FLOW_KEY = np.dtype(
     [
         ("tgid", "<u4"),
@@ -31,11 +33,24 @@ SOCK_VAL = np.dtype(
         ("key", FLOW_KEY),
         ("claims", "<u4"),
         ("copied", "<u4"),
-        ("copied_known", "<u4"),
+        ("copied_known", "<u1"),
+        ("state", "<u1"),
+        ("phase", "<u1"),
+        ("flags", "<u1"),
         ("tx", "<u8"),
         ("rx", "<u8"),
+        ("opened_ns", "<u8"),
+        ("sport", "<u2"),
+        ("dport", "<u2"),
+        ("local", "<u1", (16,)),
     ]
 )
+"""The fields of struct sock_val that pure logic reads."""
+FATE_KEY = np.dtype(
+    [("flow", FLOW_KEY), ("kind", "<u1"), ("reason", "<u1"), ("side", "<u1"), ("idle", "<u1")]
+)
+DURATION_KEY = np.dtype([("flow", FLOW_KEY), ("kind", "<u1"), ("pad", "<u1", (3,))])
+DURATION_VAL = np.dtype([("sum_ns", "<u8"), ("count", "<u8"), ("buckets", "<u4", (112,))])
 _HEAD = struct.Struct("<IIHHBBBBI")
 
 
@@ -61,6 +76,27 @@ def closed(*rows: tuple[bytes, int, int]) -> tuple[NDArray[Any], NDArray[Any]]:
     """A drained flows map: (key, tx, rx)."""
     keys = np.frombuffer(b"".join(key for key, _, _ in rows), FLOW_KEY)
     values = np.array([(tx, rx) for _, tx, rx in rows], FLOW_VAL)
+    return keys, values
+
+
+def fates(*rows: tuple[bytes, int, int, int, int, int]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """A drained fates map: (flow key, kind, reason, side, idle, count)."""
+    keys = np.zeros(len(rows), FATE_KEY)
+    for i, (flow, *what, _) in enumerate(rows):
+        keys[i]["flow"] = np.frombuffer(flow, FLOW_KEY)[0]
+        keys[i]["kind"], keys[i]["reason"], keys[i]["side"], keys[i]["idle"] = what
+    return keys, np.array([row[-1] for row in rows], np.uint64)
+
+
+def durations(*rows: tuple[bytes, int, list[int]]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """A drained durations map: (flow key, kind, durations in ns)."""
+    keys, values = np.zeros(len(rows), DURATION_KEY), np.zeros(len(rows), DURATION_VAL)
+    for i, (flow, kind, observed) in enumerate(rows):
+        keys[i]["flow"] = np.frombuffer(flow, FLOW_KEY)[0]
+        keys[i]["kind"] = kind
+        values[i]["sum_ns"], values[i]["count"] = sum(observed), len(observed)
+        for duration_ns in observed:
+            values[i]["buckets"][bucket_of(duration_ns)] += 1
     return keys, values
 
 
