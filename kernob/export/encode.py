@@ -96,7 +96,7 @@ def resource_message(attributes: Attributes) -> Resource:
     return Resource(attributes=[KeyValue(key=key, value=any_value(value)) for key, value in attributes])
 
 
-def _framing(message: Descriptor, field: str, length: int) -> bytes:
+def framing(message: Descriptor, field: str, length: int) -> bytes:
     """Return tag and length in front of `length` bytes of a nested message (protobuf wire type 2)."""
     frame = bytearray()
     for number in (message.fields_by_name[field].number << 3 | 2, length):
@@ -154,9 +154,9 @@ class RequestEncoder:
     def _envelope(self, metrics: list[bytes]) -> bytes:
         """Wrap encoded metrics in scope and resource (MetricsData and the request: the same on the wire)."""
         scope_bytes = len(self._scope) + sum(map(len, metrics))
-        scope_frame = _framing(ResourceMetrics.DESCRIPTOR, "scope_metrics", scope_bytes)
+        scope_frame = framing(ResourceMetrics.DESCRIPTOR, "scope_metrics", scope_bytes)
         resource_bytes = len(self._resource) + len(scope_frame) + scope_bytes
-        resource_frame = _framing(MetricsData.DESCRIPTOR, "resource_metrics", resource_bytes)
+        resource_frame = framing(MetricsData.DESCRIPTOR, "resource_metrics", resource_bytes)
         return b"".join((resource_frame, self._resource, scope_frame, self._scope, *metrics))
 
 
@@ -183,7 +183,7 @@ def _metric_parts(spec: MetricSpec, head: bytes, framed_points: bytes) -> list[b
             is_monotonic=spec.kind is MetricKind.COUNTER,
         )
         field, data = "sum", total.SerializeToString()
-    data_frame = _framing(Metric.DESCRIPTOR, field, len(data) + len(framed_points))
+    data_frame = framing(Metric.DESCRIPTOR, field, len(data) + len(framed_points))
     length = len(head) + len(data_frame) + len(data) + len(framed_points)
-    metric_frame = _framing(ScopeMetrics.DESCRIPTOR, "metrics", length)
+    metric_frame = framing(ScopeMetrics.DESCRIPTOR, "metrics", length)
     return [metric_frame, head, data_frame, data, framed_points]

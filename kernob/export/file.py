@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes the requests an endpoint would get into a file, one JSON value a line.
 
-Enters: a batch and own telemetry, each tick. Leaves: lines as the OpenTelemetry "Protocol File Exporter"
-and OTLP's JSON encoding specify them: MetricsData, lowerCamelCase names, enums as numbers, 64-bit
-integers as strings. Called by `outlet`, in the tick's own thread (for debugging and tests): what was
-submitted is in the file when the call returns.
+Enters: a batch and own telemetry, each tick, and events as they come. Leaves: lines as the OpenTelemetry
+"Protocol File Exporter" and OTLP's JSON encoding specify them: MetricsData or LogsData, lowerCamelCase
+names, enums as numbers, 64-bit integers as strings. Called by `outlet`, in the tick's own thread (for
+debugging and tests): what was submitted is in the file when the call returns.
 """
 
 from __future__ import annotations
@@ -19,16 +19,18 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from google.protobuf import json_format
 from opentelemetry.proto.common.v1.common_pb2 import KeyValue
+from opentelemetry.proto.logs.v1.logs_pb2 import LogsData
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric, MetricsData, NumberDataPoint
 
 from kernob.errors import ConfigError
 from kernob.export.encode import Batch, RequestEncoder
+from kernob.export.logs import LogEncoder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from kernob.model import Attributes
+    from kernob.model import Attributes, Event
 
 _log = logging.getLogger(__name__)
 
@@ -38,6 +40,7 @@ class OtlpFileExporter:
 
     def __init__(self, path: Path, resource: Attributes, version: str = "") -> None:
         self._encoder = RequestEncoder(resource, version)
+        self._log_encoder = LogEncoder(resource, version)
         self._path = path
         self._failing = False
         try:
@@ -50,16 +53,28 @@ class OtlpFileExporter:
 
         A tick whose lines do not fit (disk full) leaves none behind where the file can be cut back.
         """
+        return self._append_all(self._lines(batch, own), "totals are kept")
+
+    def write_events(self, events: Sequence[Event], observed_unix_ns: int) -> bool:
+        """Append events; say whether all of them are written."""
+        requests = self._log_encoder.requests(events, observed_unix_ns)
+        return self._append_all((logs_to_json(r.body) for r in requests), f"{len(events)} events are lost")
+
+    def _lines(self, batch: Batch, own: bytes | None) -> Iterator[bytes]:
+        if own:
+            yield to_json(own)
+        for request in self._encoder.requests(batch):
+            yield to_json(request.body)
+
+    def _append_all(self, lines: Iterable[bytes], consequence: str) -> bool:
         whole_bytes = os.fstat(self._file.fileno()).st_size
         try:
-            if own:
-                self._append(own)
-            for request in self._encoder.requests(batch):
-                self._append(request.body)
+            for line in lines:
+                self._append(line)
         except OSError as error:
             self._cut_back(whole_bytes)
             if not self._failing:
-                _log.warning("cannot write %s: %s; totals are kept", self._path, error.strerror or error)
+                _log.warning("cannot write %s: %s; %s", self._path, error.strerror or error, consequence)
             self._failing = True
             return False
         if self._failing:
@@ -71,8 +86,8 @@ class OtlpFileExporter:
         """Close the file."""
         self._file.close()
 
-    def _append(self, body: bytes) -> None:
-        line = memoryview(to_json(body) + b"\n")
+    def _append(self, text: bytes) -> None:
+        line = memoryview(text + b"\n")
         while line:
             line = line[self._file.write(line) :]
 
@@ -102,6 +117,11 @@ def to_json(body: bytes) -> bytes:
         if taken:
             metric[kind]["dataPoints"] = taken
     return msgspec.json.encode(document)
+
+
+def logs_to_json(body: bytes) -> bytes:
+    """Return a serialized LogsData (or ExportLogsServiceRequest: the same) as one line of OTLP JSON."""
+    return msgspec.json.encode(_to_dict(LogsData.FromString(body)))
 
 
 def _to_dict(message: Any) -> dict[str, Any]:

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """All ways out of the agent as one: the OTLP endpoint, the OTLP file, both, or none.
 
-Enters: settings once; a batch and a snapshot each tick. Leaves: what the exporters send and write, and
-the batches that are safely away. Called by the agent; imports only what the settings need.
+Enters: settings once; a batch and a snapshot each tick, events as they come. Leaves: what the exporters
+send and write, and the batches that are safely away. Called by the agent; imports only what the settings
+need.
 """
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
@@ -16,9 +19,10 @@ from kernob.export.transport import OtlpOptions
 
 if TYPE_CHECKING:
     from kernob.export.file import OtlpFileExporter
+    from kernob.export.logs_worker import LogExporter
     from kernob.export.telemetry import OwnTelemetry
     from kernob.export.worker import Exporter
-    from kernob.model import Snapshot
+    from kernob.model import Event, Snapshot
 
 AnyBatch = TypeVar("AnyBatch", bound=Batch)
 
@@ -34,6 +38,7 @@ class OutletOptions(OtlpOptions, Protocol):
 class Outlet(Generic[AnyBatch]):
     """Raises ConfigError at once for an endpoint, a TLS file or a file that cannot work.
 
+    `options` are those of metrics, `logs` those of events (None: they go nowhere but into the file).
     `resource_attributes` are the user's; `proc_root` is the host's /proc.
     """
 
@@ -44,13 +49,18 @@ class Outlet(Generic[AnyBatch]):
         otlp_file: Path | None = None,
         version: str = "",
         proc_root: Path = Path("/proc"),
+        logs: OutletOptions | None = None,
     ) -> None:
         self._exporter: Exporter[AnyBatch] | None = None
         self._file: OtlpFileExporter | None = None
         self._own: OwnTelemetry | None = None
+        self._logs: LogExporter | None = None
+        self._unwritten = 0
         self._delivered: list[AnyBatch] = []
         networked = options.exporter != "none"
-        if not networked and otlp_file is None:
+        if logs is not None and logs.exporter == "none":
+            logs = None
+        if not networked and otlp_file is None and logs is None:
             return
         from kernob.export.telemetry import OwnTelemetry
 
@@ -64,6 +74,10 @@ class Outlet(Generic[AnyBatch]):
             from kernob.export.worker import Exporter
 
             self._exporter = Exporter(options, resource, version, self._own)
+        if logs is not None:
+            from kernob.export.logs_worker import LogExporter
+
+            self._logs = LogExporter(logs, resource, version, self._own)
 
     def submit(self, batch: AnyBatch, snapshot: Snapshot) -> None:
         """Hand over what a tick produced; an endpoint never holds this up, a file takes its time."""
@@ -77,6 +91,18 @@ class Outlet(Generic[AnyBatch]):
         elif written:
             self._delivered.append(batch)
 
+    def submit_events(self, events: Sequence[Event]) -> None:
+        """Hand over what happened; an endpoint never holds this up, a file takes its time."""
+        if self._logs is not None:
+            self._logs.submit(events)
+        if self._file is not None and not self._file.write_events(events, time.time_ns()):
+            self._unwritten += len(events)
+
+    @property
+    def lost_events(self) -> int:
+        """Events that no endpoint took and that wait no longer, or that the file had no room for."""
+        return self._unwritten + (self._logs.lost if self._logs is not None else 0)
+
     def acknowledged(self) -> list[AnyBatch]:
         """Return the batches that are safely away since the last call, oldest first.
 
@@ -89,7 +115,10 @@ class Outlet(Generic[AnyBatch]):
 
     def close(self, timeout_s: float) -> None:
         """Deliver what is left, within about `timeout_s` seconds."""
+        deadline_s = time.monotonic() + timeout_s
         if self._exporter is not None:
             self._exporter.close(timeout_s)
+        if self._logs is not None:
+            self._logs.close(max(0.2, deadline_s - time.monotonic()))
         if self._file is not None:
             self._file.close()

@@ -74,8 +74,8 @@ EXPORT_DURATION = MetricSpec(
     "kernob.export.duration",
     "s",
     MetricKind.HISTOGRAM,
-    "Time from sending an OTLP request to its answer or failure",
-    ("error.type",),
+    "Time from sending an OTLP request to its answer or failure; kernob.signal: logs where it had events",
+    ("error.type", "kernob.signal"),
     integer=False,
 )
 EXPORT_FAILURES = MetricSpec(
@@ -83,7 +83,7 @@ EXPORT_FAILURES = MetricSpec(
     "{request}",
     MetricKind.COUNTER,
     "OTLP requests that failed, by reason; a repeated request counts again",
-    ("error.type",),
+    ("error.type", "kernob.signal"),
 )
 EXPORT_REPLACED = MetricSpec(
     "kernob.export.replaced",
@@ -175,9 +175,16 @@ class OwnTelemetry:
 
     def exported(self, duration_s: float, error_type: str) -> None:
         """Count one OTLP request and how long it took (seconds); `error_type` is "" for success."""
-        attributes = {"error.type": error_type} if error_type else {}
+        self._count_request(duration_s, {"error.type": error_type} if error_type else {})
+
+    def exported_logs(self, duration_s: float, error_type: str) -> None:
+        """The same for a request of log records."""
+        error = {"error.type": error_type} if error_type else {}
+        self._count_request(duration_s, {**error, "kernob.signal": "logs"})
+
+    def _count_request(self, duration_s: float, attributes: dict[str, str]) -> None:
         self._duration.record(duration_s, attributes)
-        if error_type:
+        if "error.type" in attributes:
             self._failures.add(1, attributes)
 
     def replaced(self) -> None:

@@ -120,7 +120,7 @@ class Exporter(Generic[AnyBatch]):
         pacing = pacing or Pacing()
         self._encoder = RequestEncoder(resource, version)
         self._transport = transport or make_transport(options, version)
-        self._where = f"{_without_credentials(options.endpoint)} ({options.protocol})"
+        self._where = f"{without_credentials(options.endpoint)} ({options.protocol})"
         self._timeout_s = options.timeout_s
         self._observer = observer
         self._clock = pacing.clock
@@ -330,7 +330,7 @@ class Exporter(Generic[AnyBatch]):
             self._observer.replaced()
 
 
-def _without_credentials(endpoint: str) -> str:
+def without_credentials(endpoint: str) -> str:
     """Return an endpoint as it may stand in a log: without user, password, query and fragment."""
     url = urlsplit(endpoint if "://" in endpoint else f"//{endpoint}")
     return url._replace(netloc=url.netloc.rpartition("@")[2], query="", fragment="").geturl().lstrip("/")

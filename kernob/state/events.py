@@ -25,7 +25,9 @@ from kernob.model import (
     MetricSpec,
     Outcome,
     Severity,
+    Timeout,
 )
+from kernob.state.destinations import DIRECTIONS, OTHER, decode_destination
 from kernob.state.processes import ProcessTable
 from kernob.state.sentences import (
     CONNECT_FAILED,
@@ -39,7 +41,6 @@ from kernob.state.sentences import (
     summary,
 )
 from kernob.state.series import SeriesStore
-from kernob.state.traffic import DIRECTIONS, OTHER, decode_destination
 
 EVENT_LAST_TIME = MetricSpec(
     "kernob.event.last_time",
@@ -121,7 +122,8 @@ class EventState:
                 continue
             self._last_times.note(event)
             if self._admit(event):
-                told.append(dataclasses.replace(event, body=body(event, error)))
+                closing = bool(raw["side"])
+                told.append(dataclasses.replace(event, body=body(event, error, closing=closing)))
         return told
 
     def summaries(self) -> list[Event]:
@@ -181,6 +183,8 @@ class EventState:
         elif fate is Fate.RESET:
             direction = DIRECTIONS[0 if raw["side"] == _RESET_SENT else 1]
             severity = Severity.INFO if raw["side"] == _RESET_SENT else severity
+        elif fate is Fate.TIMEOUT:
+            reason = Timeout(raw["reason"]).name.lower()
         elif fate is Fate.DROP:
             reason = Drop(raw["reason"]).name.lower()
             closed_by = ClosedBy(raw["side"]).name.lower()

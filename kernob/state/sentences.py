@@ -67,8 +67,16 @@ def endpoint(address: str, port: int) -> str:
     return f"{host}:{port}" if port else host
 
 
-def body(event: Event, error: int = 0) -> str:
-    """The sentence for an event; `error` is the socket's errno, 0 for none."""
+def body(event: Event, error: int = 0, *, closing: bool = False) -> str:
+    """The sentence for an event; `error` is the socket's errno, 0 for none.
+
+    `closing` tells the end of a connection from its opening, where events of that kind are asked for.
+    """
+    if event.kind == CONNECTION and closing:
+        return (
+            f"{_who(event)} is done with {_whom(event)}{_after(event.age_s)}: "
+            f"{size(event.tx_bytes)} sent, {size(event.rx_bytes)} received"
+        )
     sentence = _SENTENCES.get(event.kind)
     return sentence(event, error) if sentence else f"{_who(event)}: {event.kind} with {_whom(event)}"
 
@@ -168,7 +176,8 @@ def _stall(event: Event, _error: int) -> str:
 
 
 def _timeout(event: Event, error: int) -> str:
-    why = "no answer from the network" if error in (0, _ETIMEDOUT) else os.strerror(error).lower()
+    what = "keepalive probes" if event.reason == "keepalive" else "what it sent"
+    why = f"nobody acknowledged {what}" if error in (0, _ETIMEDOUT) else os.strerror(error).lower()
     silent = f", nothing came for {span(event.gap_s)}" if event.gap_s >= 0 else ""
     return f"{_who(event)} lost its connection to {_whom(event)}: it timed out, {why}{silent}"
 

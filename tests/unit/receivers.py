@@ -25,11 +25,16 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import RetryInfo  # type: ignore[import-untyped]
 from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
+    ExportLogsServiceRequest,
+    ExportLogsServiceResponse,
+)
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsPartialSuccess,
     ExportMetricsServiceRequest,
     ExportMetricsServiceResponse,
 )
+from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 from opentelemetry.proto.metrics.v1.metrics_pb2 import NumberDataPoint
 
 WAIT_S = 20.0
@@ -68,6 +73,17 @@ def points_in(request: ExportMetricsServiceRequest) -> list[tuple[str, NumberDat
     ]
 
 
+def records_in(requests: list[ReceivedLogs]) -> list[LogRecord]:
+    """Return all log records of some requests."""
+    return [
+        record
+        for request in requests
+        for resource in request.message.resource_logs
+        for scope in resource.scope_logs
+        for record in scope.log_records
+    ]
+
+
 @dataclass
 class Received:
     """One request as a receiver saw it."""
@@ -77,12 +93,32 @@ class Received:
     body_bytes: int = 0
 
 
+@dataclass
+class ReceivedLogs:
+    """One request of log records as a receiver saw it."""
+
+    message: ExportLogsServiceRequest
+    headers: dict[str, str]
+
+
 class _Inbox:
     """Requests in the order they came; lets a test wait for the n-th instead of for time to pass."""
 
     def __init__(self) -> None:
         self.requests: list[Received] = []
+        self.logs: list[ReceivedLogs] = []
         self.changed = threading.Condition()
+
+    def put_logs(self, received: ReceivedLogs) -> None:
+        with self.changed:
+            self.logs.append(received)
+            self.changed.notify_all()
+
+    def wait_for_logs(self, count: int) -> list[LogRecord]:
+        """The records received so far, once there are so many (more than once where sent again)."""
+        with self.changed:
+            assert self.changed.wait_for(lambda: len(records_in(self.logs)) >= count, WAIT_S), "too few came"
+            return records_in(self.logs)
 
     def put(self, received: Received) -> None:
         with self.changed:
@@ -107,7 +143,7 @@ class GrpcAnswer:
 
 
 class GrpcReceiver:
-    """A gRPC server with the one method of OTLP's MetricsService."""
+    """A gRPC server with the one method of OTLP's MetricsService, and that of its LogsService."""
 
     def __init__(self, credentials: grpc.ServerCredentials | None = None) -> None:
         self.inbox = _Inbox()
@@ -121,6 +157,15 @@ class GrpcReceiver:
         service = "opentelemetry.proto.collector.metrics.v1.MetricsService"
         self._server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler(service, {"Export": handler}),)
+        )
+        logs = grpc.unary_unary_rpc_method_handler(
+            self._export_logs,
+            request_deserializer=ExportLogsServiceRequest.FromString,
+            response_serializer=ExportLogsServiceResponse.SerializeToString,
+        )
+        service = "opentelemetry.proto.collector.logs.v1.LogsService"
+        self._server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler(service, {"Export": logs}),)
         )
         if credentials is None:
             self.port = self._server.add_insecure_port("127.0.0.1:0")
@@ -142,11 +187,22 @@ class GrpcReceiver:
     def options(self, **changes: Any) -> Options:
         return Options(**{"endpoint": f"http://127.0.0.1:{self.port}", "protocol": "grpc", **changes})
 
+    def _export_logs(
+        self, request: ExportLogsServiceRequest, context: grpc.ServicerContext
+    ) -> ExportLogsServiceResponse:
+        headers = {key: str(value) for key, value in context.invocation_metadata()}
+        self.inbox.put_logs(ReceivedLogs(request, headers))
+        self._answer(context)
+        return ExportLogsServiceResponse()
+
     def _export(
         self, request: ExportMetricsServiceRequest, context: grpc.ServicerContext
     ) -> ExportMetricsServiceResponse:
         headers = {key: str(value) for key, value in context.invocation_metadata()}
         self.inbox.put(Received(request, headers))
+        return self._answer(context).response
+
+    def _answer(self, context: grpc.ServicerContext) -> GrpcAnswer:
         answer = self.answers.popleft() if self.answers else GrpcAnswer()
         if answer.until is not None:
             answer.until.wait(WAIT_S)
@@ -157,7 +213,7 @@ class GrpcReceiver:
             context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
         if answer.code is not None:
             context.abort(answer.code, answer.details)
-        return answer.response
+        return answer
 
 
 @dataclass
@@ -189,9 +245,14 @@ class HttpReceiver:
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 plain = gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body
-                message = ExportMetricsServiceRequest.FromString(plain)
                 headers = {name.lower(): value for name, value in self.headers.items()}
-                receiver.inbox.put(Received(message, {**headers, ":path": self.path}, len(body)))
+                headers[":path"] = self.path
+                if self.path.endswith("/logs"):
+                    logs = ExportLogsServiceRequest.FromString(plain)
+                    receiver.inbox.put_logs(ReceivedLogs(logs, headers))
+                else:
+                    message = ExportMetricsServiceRequest.FromString(plain)
+                    receiver.inbox.put(Received(message, headers, len(body)))
                 answer = receiver.answers.popleft() if receiver.answers else HttpAnswer()
                 if answer.act:
                     answer.act()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from kernob.kernel.ringbuf import unix_offset_ns
-from kernob.model import EVENT_KINDS, Drop, Event, Fate, Outcome, Severity
+from kernob.model import EVENT_KINDS, Drop, Event, Fate, Outcome, Severity, Timeout
 from kernob.state import events
 from kernob.state.events import EventState
 from kernob.state.processes import ProcessTable
@@ -136,7 +136,17 @@ SAID = [
         {"kind": Fate.TIMEOUT, "error": 110, "gap_ns": 61 * 10**9},
         "kernob.tcp.timeout",
         "orders.py (PID 4711) lost its connection to 10.0.0.7:5672: it timed out, "
-        "no answer from the network, nothing came for 1 min 1 s",
+        "nobody acknowledged what it sent, nothing came for 1 min 1 s",
+    ),
+    (
+        {"kind": Fate.TIMEOUT, "reason": Timeout.KEEPALIVE, "error": 113},
+        "kernob.tcp.timeout",
+        "orders.py (PID 4711) lost its connection to 10.0.0.7:5672: it timed out, no route to host",
+    ),
+    (
+        {"kind": Fate.CONNECTION, "side": 1, "age_ns": 90 * 10**9, "tx": 5, "rx": 2048},
+        "kernob.tcp.connection",
+        "orders.py (PID 4711) is done with 10.0.0.7:5672 after 1 min 30 s: 5 bytes sent, 2.0 KiB received",
     ),
 ]
 

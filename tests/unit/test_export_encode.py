@@ -275,6 +275,7 @@ def test_own_metrics_are_what_the_list_says(tmp_path: Path) -> None:
     telemetry = OwnTelemetry(RESOURCE, "1", tmp_path)
     telemetry.observe(SNAPSHOT)
     telemetry.exported(0.1, "timeout")
+    telemetry.exported_logs(0.1, "404")
     metrics = own_metrics(telemetry)
     assert set(metrics) == {spec.name for spec in OWN_METRICS}
     for spec in OWN_METRICS:
