@@ -2,10 +2,44 @@
 /* Reading a socket: its network namespace, its peer, and which side opened the connection. */
 
 /*
- * listeners: (network namespace << 16 | port) -> number of listening sockets. Seeded from /proc,
- * then kept by set_state; tells the role of sockets that were open before the agent.
+ * listeners: (network namespace << 16 | port) -> number of listening sockets, and who listens. Seeded from
+ * /proc, then kept by set_state; tells the role of sockets that were open before the agent.
  */
-BPF_TABLE("hash", u64, u64, listeners, 4096);
+BPF_TABLE("hash", u64, struct listener_val, listeners, 4096);
+
+/*
+ * socks: live TCP sockets by address of struct sock. Inserted when a connection is opened,
+ * established or first used, deleted when the socket is destroyed, read by user space. When full,
+ * bytes go straight to flows (slower, still exact), and facts about the connection are lost.
+ */
+BPF_TABLE("hash", u64, struct sock_val, socks, 1024);
+
+#define TCP_ESTABLISHED 1
+#define TCP_SYN_SENT    2
+#define TCP_SYN_RECV    3
+#define TCP_FIN_WAIT1   4
+#define TCP_CLOSE       7
+#define TCP_CLOSE_WAIT  8
+#define TCP_LAST_ACK    9
+#define TCP_LISTEN      10
+
+static __always_inline void own(struct flow_key *key, const int direct)
+{
+    struct proc_key process;
+
+    identify(current_task(direct), &process, direct);
+    remember_process(&process, key->netns);
+    key->start = process.start;
+    key->exec = process.exec;
+    key->tgid = process.tgid;
+}
+
+/* Counts by copied_seq from here on. Before the handshake's end there is nothing to go by. */
+static __always_inline void follow(u64 sk, struct sock_val *value, const int direct)
+{
+    value->copied = read_copied_seq(sk, direct);
+    value->copied_known = 1;
+}
 
 static __always_inline u32 read_netns(u64 sk, const int direct)
 {
@@ -76,9 +110,9 @@ static __always_inline u8 guess_role(u64 sk, u32 netns, const int direct_sock)
 {
     const int direct = 0;
     u64 key = listener_key(sk, netns, direct_sock);
-    u64 *count = listeners.lookup(&key);
+    struct listener_val *listener = listeners.lookup(&key);
 
-    if (count && *count)
+    if (listener && listener->count)
         return ROLE_SERVER;
     u64 bucket = READ(u64, sk, OFF_ICSK_BIND_HASH);
     return !bucket || READ(s8, bucket, OFF_BIND_BUCKET_FASTREUSE) == -1 ? ROLE_CLIENT : ROLE_SERVER;

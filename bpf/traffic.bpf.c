@@ -21,39 +21,9 @@
  * UDP; traffic of the kernel itself (NFS, Ceph) has no process.
  */
 
-/*
- * socks: live TCP sockets by address of struct sock. Inserted when a connection is opened,
- * established or first used, deleted when the socket is destroyed, read by user space. When full,
- * bytes go straight to flows (slower, still exact).
- */
-BPF_TABLE("hash", u64, struct sock_val, socks, 1024);
-
-#define TCP_ESTABLISHED 1
-#define TCP_SYN_SENT    2
-#define TCP_SYN_RECV    3
-#define TCP_CLOSE       7
-#define TCP_LISTEN      10
-
 /* Not the application's data: MSG_PEEK leaves it in the queue, MSG_ERRQUEUE returns our own. */
 #define RECV_NOT_COUNTED (0x2 | 0x2000)
-
-static __always_inline void own(struct flow_key *key, const int direct)
-{
-    struct proc_key process;
-
-    identify(current_task(direct), &process, direct);
-    remember_process(&process, key->netns);
-    key->start = process.start;
-    key->exec = process.exec;
-    key->tgid = process.tgid;
-}
-
-/* Counts by copied_seq from here on. Before the handshake's end there is nothing to go by. */
-static __always_inline void follow(u64 sk, struct sock_val *value, const int direct)
-{
-    value->copied = read_copied_seq(sk, direct);
-    value->copied_known = 1;
-}
+#define MSG_DONTWAIT     0x40
 
 static __always_inline void count_owned(struct sock_val *value, u64 tx, u64 rx)
 {
@@ -61,6 +31,15 @@ static __always_inline void count_owned(struct sock_val *value, u64 tx, u64 rx)
         __sync_fetch_and_add(&value->tx, tx);
     if (rx)
         __sync_fetch_and_add(&value->rx, rx);
+}
+
+/* The common case: a socket used by its owner. */
+static __always_inline void count_mine(u64 sk, struct sock_val *value, u64 tx, u64 rx)
+{
+    count_owned(value, tx, rx);
+    if (value->user.tgid)
+        value->user.tgid = 0;
+    note_use(sk, value, tx, rx);
 }
 
 /*
@@ -102,13 +81,24 @@ static __always_inline void count_slowly(u64 sk, struct sock_val *value, u16 pro
         fresh.key.tgid = 0;
         value->key = fresh.key;
         *(volatile u32 *)&value->key.tgid = tgid; /* last: it says the rest is there */
+        value->user.tgid = 0;
         count_owned(value, tx, rx);
+        if (proto == IPPROTO_TCP)
+            count_accepted(sk, value);
+        note_use(sk, value, tx, rx);
         return;
+    }
+    if (value) {
+        value->user.start = fresh.key.start;
+        value->user.exec = fresh.key.exec;
+        value->user.tgid = fresh.key.tgid;
+        note_use(sk, value, tx, rx);
     }
     if (!value && proto == IPPROTO_TCP) {
         u64 address = sk;
 
         follow(sk, &fresh, direct);
+        note_first(sk, &fresh, tx);
         if (!socks.insert(&address, &fresh))
             return;
         if (!socks.lookup(&address)) /* full; otherwise another thread was first */
@@ -120,9 +110,48 @@ static __always_inline void count_slowly(u64 sk, struct sock_val *value, u16 pro
 static __always_inline void count(u64 sk, struct sock_val *value, u16 proto, u64 tx, u64 rx, const int direct)
 {
     if (value && value->key.tgid == bpf_get_current_pid_tgid() >> 32)
-        count_owned(value, tx, rx);
+        count_mine(sk, value, tx, rx);
     else
         count_slowly(sk, value, proto, tx, rx, direct);
+}
+
+static __always_inline struct sock_val *lookup_tcp(u64 sk, const int direct)
+{
+    u64 address = sk;
+
+    return READ(u16, sk, OFF_SOCK_PROTOCOL) == IPPROTO_TCP ? socks.lookup(&address) : NULL;
+}
+
+/* Nothing could be sent. Once until something could: what keeps the process from it is the peer's window. */
+static __always_inline int on_send_blocked(u64 sk)
+{
+    const int direct = 0;
+    struct fact fact = {.kind = FATE_STALL, .count = 1, .error = EAGAIN};
+    struct sock_val *value = lookup_tcp(sk, direct);
+
+    if (!value || value->flags & SOCK_STALLED || READ(u32, sk, OFF_TCP_SND_WND))
+        return 0;
+    value->flags |= SOCK_STALLED;
+    fact.time_ns = bpf_ktime_get_ns();
+    count_and_tell(sk, value, &fact);
+    return 0;
+}
+
+/* Nothing was received: the connection's end, or the wait that SO_RCVTIMEO allows has run out. */
+static __always_inline int on_recv_nothing(u64 sk, long received, u32 flags)
+{
+    const int direct = 0;
+
+    if (received == -EAGAIN ? flags & MSG_DONTWAIT : received != 0)
+        return 0;
+    struct sock_val *value = lookup_tcp(sk, direct);
+    if (!value || value->key.role != ROLE_CLIENT)
+        return 0;
+    if (!received)
+        judge_end_met(sk, value);
+    else if (value->waits_out < 255)
+        value->waits_out++;
+    return 0;
 }
 
 /* `by_seq`: received TCP is counted by on_space_adjust, not here. */
@@ -152,12 +181,16 @@ static __always_inline int on_bytes(u64 sk, u64 tx, u64 rx, const int by_seq, co
 
 static __always_inline int on_send(u64 sk, long sent, const int direct)
 {
-    return sent > 0 ? on_bytes(sk, sent, 0, 0, direct) : 0;
+    if (sent > 0)
+        return on_bytes(sk, sent, 0, 0, direct);
+    return sent == -EAGAIN ? on_send_blocked(sk) : 0;
 }
 
 static __always_inline int on_recv(u64 sk, long received, u32 flags, const int by_seq, const int direct)
 {
-    return received > 0 && !(flags & RECV_NOT_COUNTED) ? on_bytes(sk, 0, received, by_seq, direct) : 0;
+    if (flags & RECV_NOT_COUNTED)
+        return 0;
+    return received > 0 ? on_bytes(sk, 0, received, by_seq, direct) : on_recv_nothing(sk, received, flags);
 }
 
 /* Under the socket's lock, in the context of whoever took data out of the receive queue. */
@@ -174,103 +207,6 @@ static __always_inline int on_space_adjust(u64 sk, const int direct)
         return 0;
     value->copied = copied;
     count(sk, value, IPPROTO_TCP, 0, advance, direct);
-    return 0;
-}
-
-static __always_inline int on_destroy(u64 sk)
-{
-    u64 address = sk;
-    struct sock_val *value = socks.lookup(&address);
-
-    if (!value)
-        return 0;
-    if (value->tx || value->rx) {
-        struct flow_key key = value->key;
-        add_to_flow(&key, value->tx, value->rx);
-    }
-    socks.delete(&address);
-    return 0;
-}
-
-static __always_inline void on_opened(u64 sk, u8 role, const int direct)
-{
-    struct sock_val fresh = {};
-    u64 address = sk;
-
-    read_peer(sk, &fresh.key, role, IPPROTO_TCP, direct);
-    if (role == ROLE_CLIENT) { /* in the context of connect(); accepted sockets wait for their first use */
-        own(&fresh.key, direct);
-        fresh.claims = 1;
-    } else {
-        follow(sk, &fresh, direct);
-    }
-    if (!socks.insert(&address, &fresh))
-        return;
-    struct sock_val *value = socks.lookup(&address);
-    if (value && role == ROLE_SERVER && value->key.role == ROLE_CLIENT &&
-        value->key.port == __builtin_bswap16(READ(u16, sk, OFF_SOCK_DPORT))) {
-        follow(sk, value, direct); /* both ends connected at once: it is the one opened by connect() */
-        return;
-    }
-    /* connected anew after a disconnect, or the end of this memory's last socket was missed */
-    on_destroy(sk);
-    socks.insert(&address, &fresh);
-}
-
-static __always_inline void on_listen(u64 sk, u64 change, const int direct)
-{
-    u64 none = 0, key = listener_key(sk, read_netns(sk, direct), direct);
-    u64 *count = listeners.lookup_or_try_init(&key, &none);
-
-    if (count && (change == 1 || *count))
-        __sync_fetch_and_add(count, change);
-}
-
-/* The connection above the subflows. It has no tcp_destroy_sock; CLOSE is its end. */
-static __always_inline int on_mptcp_state(u64 sk, int before, int after)
-{
-    struct sock_val fresh = {};
-    u64 address = sk;
-
-    if (after == TCP_CLOSE)
-        return on_destroy(sk);
-    if (after == TCP_SYN_SENT)
-        fresh.key.role = ROLE_CLIENT;
-    else if (before == TCP_LISTEN ||
-             before == TCP_SYN_RECV) /* it is cloned from the listener, state and all */
-        fresh.key.role = ROLE_SERVER;
-    else
-        return 0;
-    socks.insert(&address, &fresh);
-    return 0;
-}
-
-static __always_inline int on_set_state(u64 sk, int before, int after, const int by_seq, const int direct)
-{
-    if (after != TCP_SYN_SENT && after != TCP_LISTEN && before != TCP_LISTEN && after != TCP_ESTABLISHED &&
-        after != TCP_CLOSE)
-        return 0;
-    u16 proto = READ(u16, sk, OFF_SOCK_PROTOCOL);
-    if (proto == IPPROTO_MPTCP)
-        return on_mptcp_state(sk, before, after);
-    if (proto != IPPROTO_TCP)
-        return 0;
-    if (after == TCP_SYN_SENT) {
-        on_opened(sk, ROLE_CLIENT, direct);
-    } else if (after == TCP_LISTEN) {
-        on_listen(sk, 1, direct);
-    } else if (before == TCP_LISTEN) {
-        if (after == TCP_CLOSE) /* a new connection leaves LISTEN too: it is the listener's clone */
-            on_listen(sk, -1, direct);
-    } else if (before == TCP_SYN_RECV) {
-        on_opened(sk, ROLE_SERVER, direct);
-    } else if (by_seq && before == TCP_SYN_SENT) {
-        u64 address = sk;
-        struct sock_val *value = socks.lookup(&address);
-
-        if (value)
-            follow(sk, value, direct);
-    }
     return 0;
 }
 

@@ -41,11 +41,13 @@ enum phase { PHASE_IDLE, PHASE_ASKED, PHASE_ANSWERED };
 
 /* Bits of sock_val.flags. */
 enum sock_flag {
-    SOCK_ATTEMPT = 1,    /* connecting: its outcome is not counted yet */
-    SOCK_COUNTED = 2,    /* its connection has been counted */
-    SOCK_UNREAD_END = 4, /* the peer closed while an answer was awaited; nobody has met the end yet */
-    SOCK_STALLED = 8,    /* the last send met a closed window */
-    SOCK_HEARD = 16,     /* it received bytes once */
+    SOCK_ATTEMPT = 1,   /* connecting: its outcome is not counted yet */
+    SOCK_COUNTED = 2,   /* its connection has been counted */
+    SOCK_ENDED = 4,     /* the peer closed while an answer was due; nobody has read that end yet */
+    SOCK_STALLED = 8,   /* the last send met a closed window */
+    SOCK_HEARD = 16,    /* it received bytes once */
+    SOCK_THREADED = 32, /* one thread sends, another receives: their hooks may come in the wrong order */
+    SOCK_MPTCP = 64,    /* the connection above subflows: no TCP socket */
 };
 
 /* One TCP socket and the process that owns its byte counters. */
@@ -59,25 +61,35 @@ struct sock_val {
     u8 flags;            /* enum sock_flag */
     u64 tx;
     u64 rx;
-    u64 asked_ns;  /* first send of the exchange */
-    u64 sent_ns;   /* last send while asked */
-    u64 opened_ns; /* client: its SYN; server: established; 0 before our time */
-    u64 rtt_ns;    /* when the round trip time was last sampled */
-    u32 asked;     /* bytes asked in the exchange */
-    u32 answers;   /* exchanges answered so far */
-    struct proc_key
-        user;           /* who used it last where that is not the owner; before the first use, who listens */
-    u16 sport;          /* ours; both known from ESTABLISHED on */
-    u16 dport;          /* the peer's */
-    u8 local[16];       /* our address, family as in key */
-    u8 syn_retransmits; /* of an attempt that still waits */
-    u8 waits_out;       /* receive calls that ran their full SO_RCVTIMEO since the last byte */
+    u64 asked_ns;         /* first send of the exchange */
+    u64 sent_ns;          /* last send while asked */
+    u64 opened_ns;        /* client: its SYN; server: established; 0 before our time */
+    u64 rtt_ns;           /* when the round trip time was last sampled */
+    u32 asked;            /* bytes asked in the exchange */
+    u32 answers;          /* exchanges answered so far */
+    struct proc_key user; /* last user if not the owner; before the first use, who accepted or listens */
+    u16 sport;            /* ours; both known from ESTABLISHED on */
+    u16 dport;            /* the peer's */
+    u8 local[16];         /* our address, family as in key */
+    u8 syn_retransmits;   /* of an attempt that still waits */
+    u8 waits_out;         /* receive calls that ran their full SO_RCVTIMEO since the last byte */
     u16 pad;
-    u32 retrans_seen;    /* tcp_sock.total_retrans as charged so far */
-    u32 retransmits;     /* segments since we know it */
-    u32 window_count;    /* segments that no event has told yet */
+    u32 receiver;     /* thread that received last */
+    u32 retrans_seen; /* tcp_sock.total_retrans as charged so far */
+    u32 retransmits;  /* segments since we know it */
+    u32 window_count; /* segments that no event has told yet */
+    u32 pad2;
     u64 window_first_ns; /* of those */
-    u64 window_told_ns;  /* when an event last told */
+    u64 window_last_ns;
+    u64 window_told_ns; /* when an event last told */
+    u64 ended_ns;       /* when the peer closed */
+};
+
+/* Listening sockets of one port, and who listens: the last process that began to. */
+struct listener_val {
+    u64 count;
+    struct proc_key owner; /* tgid 0: unknown */
+    u32 pad;
 };
 
 #define EXE_LEN    64
@@ -191,7 +203,7 @@ enum option { OPTION_CONNECTION_EVENTS, OPTION_MAX };
 _Static_assert(sizeof(struct proc_key) == 12, "proc_key");
 _Static_assert(sizeof(struct flow_key) == 52, "flow_key");
 _Static_assert(sizeof(struct flow_val) == 16, "flow_val");
-_Static_assert(sizeof(struct sock_val) == 184, "sock_val");
+_Static_assert(sizeof(struct sock_val) == 208, "sock_val");
 _Static_assert(sizeof(struct proc_val) == 688, "proc_val");
 _Static_assert(sizeof(struct fate_key) == 56, "fate_key");
 _Static_assert(sizeof(struct duration_key) == 56, "duration_key");

@@ -25,6 +25,7 @@ _INCLUDES = (
     "linux/mm_types.h",
     "linux/fs.h",
     "linux/dcache.h",
+    "linux/fdtable.h",
     "linux/cgroup-defs.h",
     "linux/kernfs.h",
 )

@@ -12,6 +12,7 @@ import logging
 import os
 import resource
 import struct
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,9 +32,18 @@ from kernob.model import HookReport, MapUsage, ProbeState
 
 log = logging.getLogger(__name__)
 
-_COMMON_SOURCES = ("types.h", "common.h", "facts.h", "socket.h")
+_COMMON_SOURCES = (
+    "types.h",
+    "common.h",
+    "facts.h",
+    "socket.h",
+    "connection.h",
+    "exchange.h",
+    "state.h",
+)
 _STATS_RUN_TIME = 0
 _IDLE_SUFFIX = "_idle"
+_CLOCK_MONOTONIC_COARSE = 6  # its resolution is one tick of the kernel's timer
 _M_ARENA_MAX = -8  # malloc.h
 
 
@@ -92,6 +102,7 @@ class Session:
         check_permission()
         tracefs.remove_leftovers()
         btf, macros = self._types()
+        macros = {**macros, "JIFFY_NS": round(time.clock_getres(_CLOCK_MONOTONIC_COARSE) * 1e9)}
         if not ringbuf.missing():  # BCC creates the maps while it compiles, and fails with them
             macros = {**macros, "HAVE_RINGBUF": 1}
         compiled = compiler.compile_sources(self._sources, self._functions(), macros, self._options.cache_dir)

@@ -1,0 +1,195 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Exchanges of the side that connected: asked, answered, or dropped. docs/decisions/004 gives the reasons.
+ *
+ * What is noted on each send and receive is a phase and, for sends, a time. All judgement is made when a
+ * connection ends or a wait runs out, which is rare.
+ */
+
+#define FAREWELL_BYTES 32 /* QUIT, close_notify, heartbeats and acknowledgements are no larger */
+#define PUSH_NS        (60 * SECOND_NS)
+
+/* The first byte after asking. Not counted after a minute: that was no answer but a push. */
+static __always_inline void note_answer(struct sock_val *value)
+{
+    struct flow_key flow;
+    u64 waited = bpf_ktime_get_ns() - value->sent_ns;
+
+    value->phase = PHASE_ANSWERED;
+    value->answers++;
+    if (waited > PUSH_NS)
+        return;
+    charge(&flow, value);
+    add_duration(&flow, DURATION_RESPONSE, waited);
+}
+
+static __always_inline void note_ask(u64 sk, struct sock_val *value, u64 bytes)
+{
+    u64 now = bpf_ktime_get_ns();
+
+    if (value->phase != PHASE_ASKED) {
+        value->asked_ns = now;
+        value->asked = 0;
+        value->phase = PHASE_ASKED;
+        if (value->answers && value->receiver != (u32)bpf_get_current_pid_tgid())
+            value->flags |= SOCK_THREADED;
+    }
+    value->asked += bytes;
+    value->sent_ns = now;
+    if (now - value->rtt_ns > SECOND_NS && !(value->flags & SOCK_MPTCP)) {
+        value->rtt_ns = now;
+        sample_rtt(sk, value);
+    }
+}
+
+/* On every send and receive of a socket we know. `mine`: by its owner. */
+static __always_inline void note_use(u64 sk, struct sock_val *value, u64 tx, u64 rx)
+{
+    if (tx) {
+        if (value->flags & SOCK_STALLED)
+            value->flags &= ~SOCK_STALLED;
+        if (value->key.role == ROLE_CLIENT)
+            note_ask(sk, value, tx);
+    } else if (value->key.role == ROLE_CLIENT) {
+        if (value->waits_out)
+            value->waits_out = 0;
+        if (value->phase == PHASE_ASKED)
+            note_answer(value);
+        value->receiver = bpf_get_current_pid_tgid();
+        if (!(value->flags & SOCK_HEARD))
+            value->flags |= SOCK_HEARD;
+    }
+}
+
+/* A socket that was open before our time. */
+static __always_inline void note_first(u64 sk, struct sock_val *fresh, u64 tx)
+{
+    const int direct = 0;
+
+    fresh->state = READ(u8, sk, OFF_SOCK_STATE);
+    fresh->retrans_seen = READ(u32, sk, OFF_TCP_TOTAL_RETRANS);
+    fresh->answers = 1; /* for all we know */
+    fresh->flags = SOCK_COUNTED | SOCK_HEARD;
+    read_ends(sk, fresh, direct);
+    if (tx && fresh->key.role == ROLE_CLIENT) {
+        fresh->phase = PHASE_ASKED;
+        fresh->asked = tx;
+        fresh->asked_ns = fresh->sent_ns = bpf_ktime_get_ns();
+    }
+}
+
+static __always_inline void drop(u64 sk, const struct sock_val *value, u8 reason, u8 by, u32 error,
+                                 u64 time_ns)
+{
+    struct fact fact = {.kind = FATE_DROP,
+                        .reason = reason,
+                        .side = by,
+                        .count = 1,
+                        .error = error,
+                        .time_ns = time_ns,
+                        .gap_ns = value->flags & SOCK_HEARD ? silence_ns(sk) : 0};
+
+    count_and_tell(sk, value, &fact);
+}
+
+/*
+ * The hooks of two threads may come in the wrong order: the answer's receive before the request's send has
+ * returned. Then the phase says asked, and the times at which data went in and out decide.
+ */
+static __always_inline int was_answered(u64 sk, const struct sock_val *value)
+{
+    const int direct = 0;
+
+    if (!(value->flags & SOCK_THREADED))
+        return 0;
+    return (s32)(READ(u32, sk, OFF_ICSK_LRCVTIME) - READ(u32, sk, OFF_TCP_LSNDTIME)) >= 0;
+}
+
+/* A small message on a connection that has had answers: it may want none. */
+static __always_inline int is_farewell(const struct sock_val *value)
+{
+    return value->asked <= FAREWELL_BYTES && value->answers;
+}
+
+/*
+ * The peer's FIN while an answer is due. Whether somebody waited for that answer shows when a receive call
+ * meets the end (judge_end_met). No drop: a request the peer had not acknowledged when it closed (it was
+ * closing an idle connection at that moment), a farewell, a push stream, a sender whom nobody ever answers.
+ */
+static __always_inline void judge_fin(u64 sk, struct sock_val *value)
+{
+    if (value->key.role != ROLE_CLIENT || value->phase != PHASE_ASKED)
+        return;
+    u64 now = bpf_ktime_get_ns();
+    if (now - value->sent_ns > PUSH_NS || is_farewell(value))
+        return;
+    if (!(value->flags & SOCK_HEARD) && value->sent_ns - value->asked_ns > SECOND_NS)
+        return;
+    if (unread_bytes(sk, 1) || !all_acknowledged(sk) || was_answered(sk, value))
+        return;
+    value->ended_ns = now;
+    value->flags |= SOCK_ENDED;
+}
+
+/* A receive call returned 0: the process waited for more. */
+static __always_inline void judge_end_met(u64 sk, struct sock_val *value)
+{
+    if (!(value->flags & SOCK_ENDED))
+        return;
+    value->flags &= ~SOCK_ENDED;
+    if (value->phase == PHASE_ASKED)
+        drop(sk, value, DROP_UNANSWERED, CLOSED_BY_PEER, 0, value->ended_ns);
+    value->phase = PHASE_IDLE;
+}
+
+/*
+ * A RST arrived. Returns whether an exchange was open. The side that was connected to has none by our rules;
+ * a RST is idle to it when nothing moved for a second and the last to speak was itself.
+ */
+static __always_inline int judge_reset(u64 sk, struct sock_val *value, u8 before, u32 error, u64 now)
+{
+    const int direct = 0;
+    u64 silence = silence_ns(sk);
+
+    if (value->key.role != ROLE_CLIENT) {
+        u32 received = READ(u32, sk, OFF_ICSK_LRCVTIME), sent = READ(u32, sk, OFF_TCP_LSNDTIME);
+        u64 since_sent = (u64)((u32)jiffies64() - sent) * JIFFY_NS;
+
+        return silence < SECOND_NS || since_sent < SECOND_NS || (s32)(received - sent) > 0;
+    }
+    if (value->phase == PHASE_IDLE)
+        return 0;
+    int answered = value->phase == PHASE_ANSWERED || unread_bytes(sk, 0) || was_answered(sk, value);
+    u64 age = now - value->sent_ns;
+    if (answered ? silence >= SECOND_NS : age > PUSH_NS || (is_farewell(value) && age > SECOND_NS))
+        return 0;
+    /* it had closed by itself, or reused a connection that the peer had closed before */
+    if (before == TCP_CLOSE_WAIT || READ(u8, sk, OFF_SOCK_SHUTDOWN) & RCV_SHUTDOWN)
+        return 1;
+    drop(sk, value, answered ? DROP_RESET_MID_RESPONSE : DROP_UNANSWERED, CLOSED_BY_PEER, error, now);
+    return 1;
+}
+
+/* The network gave up: data was never acknowledged, or keepalive probes were not. */
+static __always_inline void judge_timeout(u64 sk, struct sock_val *value, u32 error, int unacknowledged,
+                                          u64 now)
+{
+    const int direct = 0;
+
+    if (value->key.role != ROLE_CLIENT || READ(u8, sk, OFF_SOCK_SHUTDOWN) & RCV_SHUTDOWN)
+        return;
+    if (value->phase == PHASE_ANSWERED && value->waits_out)
+        drop(sk, value, DROP_STALLED_MID_RESPONSE, CLOSED_BY_NETWORK, error, now);
+    if (value->phase == PHASE_ASKED && (unacknowledged || !is_farewell(value)) && !was_answered(sk, value))
+        drop(sk, value, DROP_UNANSWERED, CLOSED_BY_NETWORK, error, now);
+}
+
+/*
+ * The process closes. If its one wait for the rest of an answer had run out, that is why. More than one means
+ * that it polls by such waits.
+ */
+static __always_inline void judge_close(u64 sk, struct sock_val *value)
+{
+    if (value->key.role == ROLE_CLIENT && value->phase == PHASE_ANSWERED && value->waits_out == 1)
+        drop(sk, value, DROP_STALLED_MID_RESPONSE, CLOSED_BY_SELF, 0, bpf_ktime_get_ns());
+}
