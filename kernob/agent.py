@@ -8,11 +8,12 @@ process. Called by `cli` (run) and `ui.top` (when no agent runs).
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Protocol
@@ -20,8 +21,9 @@ from typing import Protocol
 from kernob import __version__
 from kernob.config import Settings
 from kernob.errors import KernelError
-from kernob.model import HookReport, Snapshot
+from kernob.model import Event, HookReport, Snapshot
 from kernob.pipeline import Pipeline, check_machine, spare_memory
+from kernob.state.journal import Journal
 from kernob.state.points import MetricBatch
 
 log = logging.getLogger(__name__)
@@ -36,6 +38,13 @@ class Sink(Protocol):
 
     def submit(self, batch: MetricBatch, snapshot: Snapshot) -> None:
         """Accepts a batch; may replace one that still waits."""
+
+    def submit_events(self, events: Sequence[Event]) -> None:
+        """Accepts what happened."""
+
+    @property
+    def lost_events(self) -> int:
+        """Events that could not be exported (cumulative)."""
 
     def acknowledged(self) -> list[MetricBatch]:
         """Batches that are safely away since the last call."""
@@ -52,8 +61,11 @@ class Agent:
         settings: Settings,
         sink: Sink | None = None,
         on_end: Callable[[], None] | None = None,
+        journal: Journal | None = None,
     ) -> None:
         """Nothing happens before `with`. `on_end` is called when ticking ends, also by failure.
+
+        `journal` gets the events; it is the caller's to close.
 
         Raises PreconditionError where nothing could be attached anyway.
         """
@@ -61,8 +73,10 @@ class Agent:
         self._settings = settings
         self._sink = sink
         self._on_end = on_end
-        self._pipeline = Pipeline(settings)
+        self._journal = journal
+        self._pipeline = Pipeline(settings, self._on_events)
         self._changed = threading.Condition()
+        self._events_wait = False
         self._snapshot: Snapshot | None = None
         self._serial = 0
         self._watchers: dict[object, float] = {}
@@ -144,8 +158,9 @@ class Agent:
                 self._pipeline.detach()
             last_s = now_s = time.monotonic()
             window_s = watch_s or self._settings.aggregation_window_s
-            snapshot = self._pipeline.tick(window_s, watch_s is not None)
             scheduled = stopping or now_s >= due_s
+            self._tell_events(with_summaries=scheduled)
+            snapshot = self._counting_our_losses(self._pipeline.tick(window_s, watch_s is not None))
             if now_s >= due_s:
                 # whole intervals, so that a late tick does not shift those after it
                 due_s += interval_s * (1 + int((now_s - due_s) / interval_s))
@@ -162,16 +177,49 @@ class Agent:
     def _wait_for_turn(self, due_s: float, last_s: float) -> tuple[bool, float | None]:
         """Sleeps until the schedule's next tick, or an earlier one for whoever watches.
 
-        Returns whether to stop, and the interval of the most impatient watcher.
+        Events are told meanwhile, as they come. Returns whether to stop, and the interval of the most
+        impatient watcher.
         """
-        with self._changed:
-            while True:
+        while True:
+            with self._changed:
                 watch_s = min(self._watchers.values(), default=None)
                 next_s = due_s if watch_s is None else min(due_s, last_s + watch_s)
                 pause_s = next_s - time.monotonic()
                 if self._stopping or pause_s <= 0:
                     return self._stopping, watch_s
-                self._changed.wait(pause_s)
+                if not self._events_wait:
+                    self._changed.wait(pause_s)
+                    continue
+            self._tell_events()
+
+    def _on_events(self) -> None:
+        """Called by the thread that reads the kernel's ring."""
+        with self._changed:
+            self._events_wait = True
+            self._changed.notify_all()
+
+    def _tell_events(self, with_summaries: bool = False) -> None:
+        """Names what happened and hands it on; `with_summaries` once a scheduled tick."""
+        with self._changed:
+            self._events_wait = False
+        events = self._pipeline.events()
+        if with_summaries:
+            events += self._pipeline.summaries()
+        if events and self._journal:
+            self._journal.note(events)
+        if events and self._sink:
+            self._sink.submit_events(events)
+        if with_summaries and self._journal:
+            self._journal.commit()
+
+    def _counting_our_losses(self, snapshot: Snapshot) -> Snapshot:
+        """The snapshot, with what was lost behind the pipeline."""
+        losses = dict(snapshot.losses)
+        if self._sink:
+            losses["event_export"] = self._sink.lost_events
+        if self._journal:
+            losses["event_store"] = self._journal.lost
+        return dataclasses.replace(snapshot, losses=losses)
 
     def _export(self, snapshot: Snapshot) -> None:
         if self._sink is None:
@@ -217,6 +265,7 @@ def run_agent(settings: Settings, otlp_file: Path | None) -> int:
     """
     from kernob.export.outlet import Outlet
     from kernob.export.socket import SnapshotServer
+    from kernob.state.store import EventStore, last_number
 
     spare_memory()
     check_machine()  # first, because without root much else is refused too, for the same reason
@@ -224,12 +273,21 @@ def run_agent(settings: Settings, otlp_file: Path | None) -> int:
     try:
         with contextlib.ExitStack() as stack:
             outlet: Outlet[MetricBatch] = Outlet(
-                settings.otlp, settings.resource_attributes, otlp_file, __version__, settings.proc_root
+                settings.otlp,
+                settings.resource_attributes,
+                otlp_file,
+                __version__,
+                settings.proc_root,
+                settings.otlp_logs,
             )
             stack.callback(outlet.close, _FLUSH_S)
-            agent = Agent(settings, outlet, on_end=signals.stop.set)
-            server = SnapshotServer(settings.socket_path, agent)
+            store = EventStore(settings.state_dir, settings.max_stored_events)
+            journal = Journal(store, max(time.time_ns(), last_number(settings.state_dir) + 1))
+            stack.callback(journal.close, _FLUSH_S)
+            agent = Agent(settings, outlet, on_end=signals.stop.set, journal=journal)
+            server = SnapshotServer(settings.socket_path, agent, events=journal)
             server.bind()
+            store.start()
             stack.callback(server.close)
             stack.enter_context(agent)
             signals.started()

@@ -11,6 +11,7 @@ import re
 from importlib.util import find_spec
 from pathlib import Path
 
+from kernob import event_feed
 from kernob.config import Settings
 from kernob.errors import KernobError
 from kernob.kernel.capabilities import advice, survey
@@ -39,8 +40,9 @@ def examine(settings: Settings, running: View | None) -> DoctorReport:
         mounts=facts.mounts,
         bcc=_bcc_version() if facts.bcc else "",
         hooks=hooks,
-        optional_hooks=tuple(
-            f"{hook.probe}.{hook.name}" for probe in PROBES for hook in probe.hooks if not hook.essential
+        optional_hooks=(
+            *(f"{hook.probe}.{hook.name}" for probe in PROBES for hook in probe.hooks if not hook.essential),
+            event_feed.HOOK,
         ),
         agent=str(settings.socket_path) if running else "",
         problem=str(problem or ""),
@@ -57,7 +59,7 @@ def _tried(settings: Settings) -> tuple[tuple[HookReport, ...], KernobError | No
     session = new_session(settings)
     try:
         with session:
-            return session.reports, None
+            return (*session.reports, event_feed.report()), None
     except KernobError as error:
         return session.reports, error
 

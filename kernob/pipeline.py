@@ -14,13 +14,15 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 
+from kernob import event_feed
 from kernob.config import Settings
 from kernob.derive.coverage import Payload, Reach, coverage, wire_bytes
 from kernob.kernel.procfs import InterfaceCounters, ProcFs
 from kernob.kernel.session import KernelOptions, Session, check_permission, settle_memory, spare_memory
-from kernob.model import Coverage, HookReport, MapUsage, ProcessInfo, ProcessKey, ProgramRuns, Snapshot
+from kernob.model import Coverage, Event, HookReport, MapUsage, ProcessInfo, ProcessKey, ProgramRuns, Snapshot
 from kernob.probes import PROBES, process, traffic
 from kernob.probes.traffic import Loss
+from kernob.state.events import EventState
 from kernob.state.flows import Growth
 from kernob.state.names import needs_full_args, sanitize, service_of, split_args
 from kernob.state.processes import Process
@@ -48,6 +50,7 @@ def kernel_options(settings: Settings) -> KernelOptions:
             "socks": settings.max_sockets,
             "flows": settings.max_flows,
             "procs": settings.max_processes,
+            "events": settings.event_ring_bytes,
         },
         kinds_off=frozenset(settings.strategies_off),
         btf_path=settings.btf_path,
@@ -64,9 +67,13 @@ def new_session(settings: Settings, prepare: Callable[[Session], None] | None = 
 
 
 class Pipeline:
-    """See the module. Use as a context manager: programs are attached inside it."""
+    """See the module. Use as a context manager: programs are attached inside it.
 
-    def __init__(self, settings: Settings) -> None:
+    `hooks` says what was attached, and how.
+    """
+
+    def __init__(self, settings: Settings, on_events: Callable[[], None] = lambda: None) -> None:
+        """`on_events` is called from a thread when `events` has some to give."""
         self._settings = settings
         self._proc = ProcFs(settings.proc_root, sanitize, split_args)
         self._session = new_session(settings, self._seed)
@@ -78,10 +85,13 @@ class Pipeline:
         )
         specs = (traffic.PROCESS_IO, traffic.FLOW_IO, traffic.PROCESS_FLOW_IO)
         self._traffic = TrafficState(self.store, specs, caps, self._resolve)
+        happened = EventState(self._traffic.known.processes, self.store, settings.max_events_per_second)
+        self._feed = event_feed.EventFeed(happened, on_events)
         self._started_unix_ns = self._previous_unix_ns = time.time_ns()
         self._window_started_s = self._checked_s = time.monotonic()
         self._wire = _Wire(self._proc, settings.interfaces)
         self._maps: tuple[MapUsage, ...] = ()
+        self.hooks: tuple[HookReport, ...] = ()
         self._window_s = settings.aggregation_window_s
 
     def __enter__(self) -> Pipeline:
@@ -89,26 +99,24 @@ class Pipeline:
         self._session.__enter__()
         try:
             self._session.require_essential()
+            self._feed.open(self._session)
         except BaseException:
             self._session.close()
             raise
+        self.hooks = (*self._session.reports, event_feed.report())
         self._started_unix_ns = self._previous_unix_ns = time.time_ns()
         self._window_started_s = self._checked_s = time.monotonic()
         self._wire.start(self._window_started_s)
         settle_memory()
-        for report in self._session.reports:
+        for report in self.hooks:
             log.info("%s.%s: %s", report.probe, report.hook, report.strategy or report.state.value)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._feed.close()
         self._session.close()
-
-    @property
-    def hooks(self) -> tuple[HookReport, ...]:
-        """What was attached, and how."""
-        return self._session.reports
 
     def _seed(self, session: Session) -> None:
         """Before anything attaches: roles of connections that are older than we are depend on it."""
@@ -117,6 +125,15 @@ class Pipeline:
     def detach(self) -> None:
         """Takes the programs away; one more tick then reads exactly what they counted."""
         self._session.detach()
+        self._feed.stop()
+
+    def events(self) -> list[Event]:
+        """What happened since the last call, as far as the rate cap admits it. Cheap where nothing did."""
+        return self._feed.take(self._session)
+
+    def summaries(self) -> list[Event]:
+        """What was beyond the rate cap since the last call: once a scheduled tick."""
+        return self._feed.summaries(time.time_ns())
 
     def tick(self, window_s: float, with_flows: bool) -> Snapshot:
         """Reads everything once. `with_flows`: put the flow rows into the snapshot, for a screen.
@@ -148,7 +165,7 @@ class Pipeline:
             window_s=self._window_s,
             host=os.uname().nodename,
             flows=self._traffic.rows() if with_flows else (),
-            hooks=self._session.reports,
+            hooks=self.hooks,
             maps=self._maps,
             losses=self._losses(),
             runs=self._runs(),
@@ -160,8 +177,9 @@ class Pipeline:
         return {
             "map_full": int(counts[Loss.FLOWS_FULL] + counts[Loss.PROCS_FULL]),
             "sockets_full": int(counts[Loss.SOCKS_FULL]),
-            "series_cap": self._traffic.folded,
+            "series_cap": self._traffic.folded + self._feed.folded,
             "recursion": sum(s.recursion_misses for s in self._session.run_stats().values()),
+            **self._feed.losses(self._session),
         }
 
     def _runs(self) -> tuple[ProgramRuns, ...]:

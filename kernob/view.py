@@ -17,7 +17,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from kernob.model import Coverage, HookReport, MapUsage
+from kernob.model import Coverage, Event, EventQuery, HookReport, MapUsage
 
 PROTOCOL_VERSION = 1
 MAX_REQUEST_BYTES = 4096
@@ -25,6 +25,7 @@ MAX_VIEW_BYTES = 32 * 1024 * 1024
 MAX_ROWS = 20_000
 MAX_FILTER_CHARS = 256
 MAX_NAME_CHARS = 256
+MAX_EVENTS = 1_000_000
 
 
 class Group(enum.Enum):
@@ -81,6 +82,32 @@ class Request(Query):
     v: Literal[1] = 1
     interval_s: Annotated[float, Meta(ge=0.2, le=300)] = 1.0
     hold: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class EventRequest:
+    """One line from a client that asks for events, as in `EventQuery`; `follow`: and for all further ones."""
+
+    want: Literal["events"]
+    v: Literal[1] = 1
+    since_unix_ns: int = 0
+    service: Annotated[str, Meta(max_length=MAX_FILTER_CHARS)] = ""
+    kinds: Annotated[tuple[Annotated[str, Meta(max_length=MAX_FILTER_CHARS)], ...], Meta(max_length=64)] = ()
+    limit: Annotated[int, Meta(ge=1, le=MAX_EVENTS)] = 100
+    follow: bool = False
+
+    @property
+    def query(self) -> EventQuery:
+        """What it asks for."""
+        return EventQuery(self.since_unix_ns, self.service, self.kinds, self.limit)
+
+
+@dataclass(frozen=True, slots=True)
+class EventsEnd:
+    """The line behind the last event, where nothing is followed."""
+
+    end: Literal[True] = True
+    v: Literal[1] = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +192,13 @@ class Refusal:
     v: Literal[1] = 1
 
 
+@dataclass(frozen=True, slots=True)
+class _Want:
+    """What any request says first."""
+
+    want: str = "snapshot"
+
+
 def printable(text: str) -> str:
     """Return at most 256 characters of `text`, with U+FFFD for each one a terminal would obey or hide.
 
@@ -194,9 +228,40 @@ def encode_request(request: Request) -> bytes:
     return msgspec.json.encode(request)
 
 
-def decode_request(line: bytes) -> Request:
+def encode_event_request(request: EventRequest) -> bytes:
+    """Return the request as one line of JSON without its line feed."""
+    return msgspec.json.encode(request)
+
+
+def encode_event(event: Event) -> bytes:
+    """Return the event as one line of JSON without its line feed."""
+    return b'{"v":1,' + msgspec.json.encode(event)[1:]
+
+
+def encode_events_end() -> bytes:
+    """Return the line behind the last event."""
+    return msgspec.json.encode(EventsEnd())
+
+
+def decode_event_line(line: bytes) -> Event | EventsEnd | Refusal:
+    """Parse and check one line of an answer to an EventRequest. Raises ValueError with a reason."""
+    head = _head(line)
+    try:
+        if "error" in head:
+            return msgspec.json.decode(line, type=Refusal)
+        if "end" in head:
+            return msgspec.json.decode(line, type=EventsEnd)
+        return msgspec.json.decode(line, type=Event)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"its answer is malformed: {error}") from error
+
+
+def decode_request(line: bytes) -> Request | EventRequest:
     """Parse and check one request line. Raises ValueError with a reason fit for the client."""
     try:
+        want = msgspec.json.decode(line, type=_Want).want
+        if want == "events":
+            return msgspec.json.decode(line, type=EventRequest)
         return msgspec.json.decode(line, type=Request)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"not a valid request: {error}") from error
@@ -204,12 +269,21 @@ def decode_request(line: bytes) -> Request:
 
 def decode_answer(line: bytes) -> View | Refusal:
     """Parse and check one line from the server. Raises ValueError with a reason."""
+    head = _head(line)
     try:
-        head = msgspec.json.decode(line, type=dict[str, msgspec.Raw])
-        if head.get("v") != msgspec.Raw(b"1"):
-            raise ValueError("it speaks another version of the protocol; run the same version of kernob")
         if "error" in head:
             return msgspec.json.decode(line, type=Refusal)
         return msgspec.json.decode(line, type=View)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"its answer is malformed: {error}") from error
+
+
+def _head(line: bytes) -> dict[str, msgspec.Raw]:
+    """The keys of an answer of our version of the protocol, or ValueError."""
+    try:
+        head = msgspec.json.decode(line, type=dict[str, msgspec.Raw])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"its answer is malformed: {error}") from error
+    if head.get("v") != msgspec.Raw(b"1"):
+        raise ValueError("it speaks another version of the protocol; run the same version of kernob")
+    return head

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Serves snapshots to screens over a root-only unix socket: JSON lines, versioned, bounded.
 
-Snapshots enter from the agent (a `SnapshotSource`); requests (`kernob.view.Request`, one line each) enter
-from clients, and answers (`kernob.view.View`, one line each) leave to them. The agent creates one
+Snapshots enter from the agent (a `SnapshotSource`), events from its journal (an `EventSource`); requests
+(`kernob.view.Request` or `EventRequest`, one line each) enter from clients, and answers (`kernob.view.View`
+or events, one line each) leave to them. The agent creates one
 `SnapshotServer`, binds it before anything attaches (so that two agents cannot run on one socket), starts
 it once it ticks, and closes it last.
 
@@ -31,8 +32,9 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_f
 
 from kernob.answer import encode_answer
 from kernob.errors import ConfigError, PreconditionError
+from kernob.export.event_answers import EventSource, answer
 from kernob.model import Snapshot
-from kernob.view import MAX_REQUEST_BYTES, Request, decode_request, encode_refusal
+from kernob.view import MAX_REQUEST_BYTES, EventRequest, Request, decode_request, encode_refusal
 
 _log = logging.getLogger(__name__)
 
@@ -75,12 +77,14 @@ class SnapshotServer:
         path: Path,
         source: SnapshotSource,
         *,
+        events: EventSource | None = None,
         send_timeout_s: float = SEND_TIMEOUT_S,
         first_request_timeout_s: float = FIRST_REQUEST_TIMEOUT_S,
         peer_uid: Callable[[socket.socket], int] = lambda connection: peer_credentials(connection)[1],
     ) -> None:
         self._path = path
         self._source = source
+        self._events = events
         self._send_timeout_s = send_timeout_s
         self._first_request_timeout_s = first_request_timeout_s
         self._peer_uid = peer_uid
@@ -180,7 +184,9 @@ class SnapshotServer:
             elif len(self._clients) >= MAX_CLIENTS:
                 reason = f"{MAX_CLIENTS} clients are connected already"
             else:
-                client = _Client(connection, self._source, self._forget, self._first_request_timeout_s)
+                client = _Client(
+                    connection, self._source, self._events, self._forget, self._first_request_timeout_s
+                )
                 self._clients.add(client)
                 client.thread.start()
                 return
@@ -201,11 +207,13 @@ class _Client:
         self,
         connection: socket.socket,
         source: SnapshotSource,
+        events: EventSource | None,
         forget: Callable[[_Client], None],
         first_request_timeout_s: float,
     ) -> None:
         self._connection = connection
         self._source = source
+        self._events = events
         self._forget = forget
         self._first_request_timeout_s = first_request_timeout_s
         self._gone = threading.Event()
@@ -225,6 +233,9 @@ class _Client:
         try:
             for line in self._lines():
                 request = decode_request(line)
+                if isinstance(request, EventRequest):
+                    answer(self._connection, self._events, request, self._gone)
+                    return
                 if request.want == "once":
                     self._answer_once(request)
                     return

@@ -275,6 +275,16 @@ def read(directory: Path, query: EventQuery) -> list[Stored]:
         raise StoreError(f"cannot read {path}: {error}") from error
 
 
+def last_number(directory: Path) -> int:
+    """The greatest number any stored event has; 0 where there is none or it cannot be read."""
+    with contextlib.suppress(StoreError, sqlite3.Error, OSError):
+        _refuse_foreign(directory / FILE_NAME)
+        with contextlib.closing(_connect(directory / FILE_NAME, "mode=ro")) as connection:
+            (number,) = connection.execute("SELECT max(id) FROM events").fetchone()
+            return int(number or 0)
+    return 0
+
+
 def _read(path: Path, query: EventQuery) -> list[Stored]:
     # A file in WAL mode needs its -shm beside it, which a read-only disk refuses to make: where nobody
     # writes, the file may be read as if it never changed.

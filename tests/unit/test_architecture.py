@@ -29,9 +29,10 @@ ALLOWED: dict[str, set[str]] = {
     "derive": {"state", "model"},
     "export": {"answer", "view", "config", "model", "errors"},
     "ui": {"answer", "view", "config", "config_values", "model", "errors"},
-    "pipeline": {"derive", "state", "probes", "kernel", "config", "model", "errors"},
+    "event_feed": {"state", "probes", "kernel", "model"},
+    "pipeline": {"event_feed", "derive", "state", "probes", "kernel", "config", "model", "errors"},
     "agent": {"pipeline", "export", "state", "config", "model", "errors"},
-    "examine": {"pipeline", "probes", "kernel", "view", "config", "model", "errors"},
+    "examine": {"event_feed", "pipeline", "probes", "kernel", "view", "config", "model", "errors"},
     "cli": {"agent", "examine", "ui", "config", "config_values", "log", "errors", ""},
     "__main__": {"cli"},
 }
