@@ -61,9 +61,12 @@ class Settings:
     max_flow_series: int = 20_000
     process_flows: bool = True
     max_process_flow_series: int = 2_000
+    tcp: bool = True
+    max_histogram_series: int = 1_000
     max_sockets: int = 65_536
     max_flows: int = 65_536
     max_processes: int = 16_384
+    max_durations: int = 8_192
     event_ring_bytes: int = 1_048_576
     max_events_per_second: int = 20
     max_stored_events: int = 100_000
@@ -123,10 +126,23 @@ _KERNOB_SETTINGS = (
         _series("series"),
         "kernob.process.flow.io, likewise",
     ),
+    Setting("KERNOB_TCP", "tcp", Flag(), "whether what happens to TCP connections is counted"),
+    Setting(
+        "KERNOB_MAX_HISTOGRAM_SERIES",
+        "max_histogram_series",
+        _series("series"),
+        "each histogram of kernob.tcp, likewise; about 2 kB each",
+    ),
     Setting("KERNOB_MAX_SOCKETS", "max_sockets", _entries("sockets"), "capacity of the map of sockets"),
     Setting("KERNOB_MAX_FLOWS", "max_flows", _entries("flows"), "capacity of the map of flows"),
     Setting(
         "KERNOB_MAX_PROCESSES", "max_processes", _entries("processes"), "capacity of the map of processes"
+    ),
+    Setting(
+        "KERNOB_MAX_DURATIONS",
+        "max_durations",
+        _entries("histograms"),
+        "capacity of the map of durations: destinations times kinds, between two reads",
     ),
     Setting(
         "KERNOB_EVENT_RING_BYTES",

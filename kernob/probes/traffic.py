@@ -200,18 +200,21 @@ class TrafficRows:
     `closed_*`: bytes since the last reading that no live socket holds, each once (struct flow_key,
     flow_val). `live`: struct sock_val of every open TCP socket, counters cumulative per socket. A
     socket that closes between the two reads is in neither until the next tick; none is in both twice.
+    `sockets` are all of them, those included that no process owns yet, with their keys in the map.
     """
 
     closed_keys: NDArray[Any]
     closed_values: NDArray[Any]
     live: NDArray[Any]
+    addresses: NDArray[Any]
+    sockets: NDArray[Any]
 
 
 def read(session: Session) -> TrafficRows:
     """Swaps and drains the flows map, then reads the sockets. Raises MapError."""
     keys, values = session.swapped("flows").drain()
-    _addresses, sockets = session.map("socks").read()
-    return TrafficRows(keys, values, sockets[sockets["key"]["tgid"] != 0])
+    addresses, sockets = session.map("socks").read()
+    return TrafficRows(keys, values, sockets[sockets["key"]["tgid"] != 0], addresses, sockets)
 
 
 def seed_listeners(session: Session, listening: set[tuple[int, int]]) -> None:

@@ -20,6 +20,7 @@ OTHER = "~other"
 NOBODY: Attributes = (("process.executable.name", OTHER),)
 NOWHERE: Attributes = (("server.address", OTHER),)
 
+_MAPPED = bytes(10) + b"\xff\xff"
 DIRECTIONS = ("transmit", "receive")
 
 
@@ -49,6 +50,18 @@ def decode_destination(key: bytes) -> Destination:
     address = local if role is Role.SERVER else peer
     where: Attributes = (("server.address", address), ("server.port", port))
     return Destination(role, transport, address, port, peer, peer_class(peer), family, netns, where)
+
+
+def destination_of(
+    is_server: bool, local: bytes, local_port: int, peer: bytes, peer_port: int, netns: int
+) -> Destination:
+    """Whom a TCP connection with these ends connects; addresses of 4 or 16 bytes."""
+    family = socket.AF_INET if len(peer) == 4 or peer.startswith(_MAPPED) else socket.AF_INET6
+    ours, theirs = (_address(family, raw[-4:] if family == socket.AF_INET else raw) for raw in (local, peer))
+    address, port = (ours, local_port) if is_server else (theirs, peer_port)
+    where: Attributes = (("server.address", address), ("server.port", port))
+    role = Role.SERVER if is_server else Role.CLIENT
+    return Destination(role, Transport.TCP, address, port, theirs, peer_class(theirs), family, netns, where)
 
 
 def _address(family: int, raw: bytes) -> str:

@@ -73,6 +73,11 @@ class ProcessTable:
         self._newest[key.pid, key.start_ticks] = raw
         return process
 
+    def by_pid(self, pid: int) -> Process | None:
+        """The process that lives under this PID, if it is known."""
+        found = [p for p in self._processes.values() if p.key.pid == pid and p.alive]
+        return found[-1] if found else None
+
     def mark_ended(self, keys: Iterable[ProcessKey]) -> None:
         """Notes processes that the kernel has seen ending."""
         for key in keys:

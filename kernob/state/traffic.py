@@ -7,13 +7,14 @@ In: one tick's rows. Out: series in a SeriesStore, FlowRows for screens, payload
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kernob.model import FlowRow, MetricSpec
+from kernob.model import NO_FACTS, FlowRow, MetricSpec, TcpFacts
 from kernob.state.capped import CappedCounters
 from kernob.state.destinations import (
     DIRECTIONS,
@@ -33,6 +34,7 @@ from kernob.state.series import SeriesStore
 
 __all__ = ["DIRECTIONS", "OTHER", "Caps", "Destination", "TrafficState", "decode_destination"]
 
+Facts = Callable[[int], tuple[TcpFacts, TcpFacts]]
 _NO_SLOT = -1
 
 
@@ -144,11 +146,17 @@ class TrafficState:
         self._rates = (totals - self._marks) / max(window_s, 1e-3)
         self._marks = totals.copy()
 
-    def rows(self) -> tuple[FlowRow, ...]:
-        """All flows, for screens; rates of the last window."""
+    def rows(self, facts: Facts = lambda _flow: (NO_FACTS, NO_FACTS)) -> tuple[FlowRow, ...]:
+        """Flows on which anything moved or happened, for screens; rates of the last window.
+
+        `facts` has what happened to a flow's connections: ever, and in the window.
+        """
         found = []
         totals, rates = self.flows.totals, self._rates
         for flow, process, there in self.known.each():
+            ever, window = facts(flow)
+            if not totals[flow].any() and ever == NO_FACTS:
+                continue
             found.append(
                 FlowRow(
                     pid=process.key.pid,
@@ -165,6 +173,8 @@ class TrafficState:
                     rx_bytes=int(totals[flow, 1]),
                     tx_rate=float(rates[flow, 0]),
                     rx_rate=float(rates[flow, 1]),
+                    tcp=ever,
+                    tcp_window=window,
                 )
             )
         return tuple(found)
