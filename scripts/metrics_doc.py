@@ -8,7 +8,9 @@ from pathlib import Path
 
 from kernob.export.telemetry import OWN_METRICS
 from kernob.model import MetricSpec
-from kernob.probes.traffic import SPECS
+from kernob.probes import tcp, traffic
+from kernob.state import events
+from kernob.state.reconcile import REPAIRS
 
 TARGET = Path(__file__).resolve().parents[1] / "docs" / "metrics.md"
 
@@ -27,6 +29,24 @@ Prometheus name it; dots become underscores, the unit and `total` are added). Un
 once a minute (`KERNOB_RESEND_INTERVAL`): let `rate()` look over at least two of these.
 """
 
+HISTOGRAMS = """\
+What a kernel offers no hook for has no series (`kernob doctor` says which hooks there are): a metric that is
+absent was not measured, one that is there was. A RST that answers a packet for a port where nobody listens
+belongs to no service: `kernob.tcp.resets` has it without one.
+
+### Histograms
+
+All are exponential histograms of scale 2: four buckets an octave, so that a quantile is at most 9 % off at
+the middle of its bucket. The kernel counts into these very buckets; nothing is resampled on the way.
+VictoriaMetrics keeps a counter for each bucket that is not empty (label `vmrange`):
+
+    histogram_quantile(0.95, sum by (vmrange) (increase(kernob_tcp_connect_duration_seconds_bucket[5m])))
+
+A series begins with an empty point. A bucket that is new to the backend begins with 1, stamped a moment
+after what was sent before: VictoriaMetrics would otherwise take its first count for one that it had missed,
+and increase() would be 0.
+"""
+
 KINDS = {"counter": "counter", "updowncounter": "up-down counter", "gauge": "gauge", "histogram": "histogram"}
 
 
@@ -43,7 +63,14 @@ def table(title: str, specs: Iterable[MetricSpec]) -> str:
 
 def document() -> str:
     """The whole page."""
-    return "\n".join([HEAD, table("Traffic", SPECS), table("Kernob itself", OWN_METRICS)])
+    parts = (
+        HEAD,
+        table("Traffic", traffic.SPECS),
+        table("TCP", (*tcp.SPECS, REPAIRS, *events.SPECS)),
+        HISTOGRAMS,
+        table("Kernob itself", OWN_METRICS),
+    )
+    return "\n".join(parts)
 
 
 if __name__ == "__main__":
