@@ -13,17 +13,24 @@ import os
 import time
 from collections.abc import Callable
 from types import TracebackType
+from typing import Any
+
+from numpy.typing import NDArray
 
 from kernob import event_feed
 from kernob.config import Settings
 from kernob.derive.coverage import Payload, Reach, coverage, wire_bytes
+from kernob.kernel.proc_sockets import ProcSockets
 from kernob.kernel.procfs import InterfaceCounters, ProcFs
 from kernob.kernel.session import KernelOptions, Session, check_permission, settle_memory, spare_memory
 from kernob.model import Coverage, Event, HookReport, MapUsage, ProcessInfo, ProcessKey, ProgramRuns, Snapshot
-from kernob.probes import PROBES, process, traffic
-from kernob.probes.traffic import Loss
+from kernob.probes import PROBES, process, tcp, traffic
+from kernob.probes.traffic import Loss, TrafficRows
+from kernob.socket_sweep import SocketSweep
+from kernob.state.connections import ConnectionState, TcpCaps
 from kernob.state.events import EventState
 from kernob.state.flows import Growth
+from kernob.state.known import Known
 from kernob.state.names import needs_full_args, sanitize, service_of, split_args
 from kernob.state.processes import Process
 from kernob.state.series import SeriesStore
@@ -50,6 +57,8 @@ def kernel_options(settings: Settings) -> KernelOptions:
             "socks": settings.max_sockets,
             "flows": settings.max_flows,
             "procs": settings.max_processes,
+            "fates": settings.max_flows,
+            "durations": settings.max_durations,
             "events": settings.event_ring_bytes,
         },
         kinds_off=frozenset(settings.strategies_off),
@@ -61,8 +70,9 @@ def kernel_options(settings: Settings) -> KernelOptions:
 
 def new_session(settings: Settings, prepare: Callable[[Session], None] | None = None) -> Session:
     """A session with every probe; nothing is loaded before it is entered."""
-    sources = [source for probe in PROBES for source in probe.sources]
-    hooks = [hook for probe in PROBES for hook in probe.hooks]
+    probes = [probe for probe in PROBES if settings.tcp or probe is not tcp.PROBE]
+    sources = [source for probe in probes for source in probe.sources]
+    hooks = [hook for probe in probes for hook in probe.hooks]
     return Session(sources, hooks, kernel_options(settings), prepare)
 
 
@@ -87,6 +97,7 @@ class Pipeline:
         self._traffic = TrafficState(self.store, specs, caps, self._resolve)
         happened = EventState(self._traffic.known.processes, self.store, settings.max_events_per_second)
         self._feed = event_feed.EventFeed(happened, on_events)
+        self._tcp = _Tcp(settings, self.store, self._traffic.known, self._proc, self._resolve)
         self._started_unix_ns = self._previous_unix_ns = time.time_ns()
         self._window_started_s = self._checked_s = time.monotonic()
         self._wire = _Wire(self._proc, settings.interfaces)
@@ -148,23 +159,30 @@ class Pipeline:
         since_unix_ns = min(self._previous_unix_ns + _AFTER_TICK_NS, now_unix_ns - _AFTER_TICK_NS)
         growth = self._traffic.update((rows.closed_keys, rows.closed_values, rows.live), since_unix_ns, now_s)
         self._wire.add(self._traffic, growth)
+        self._tcp.tick(self._session, rows, since_unix_ns, now_s)
         if now_s - self._window_started_s >= window_s * 0.95:
             self._window_s = now_s - self._window_started_s
             self._traffic.roll(self._window_s)
+            self._tcp.connections.roll()
             self._wire.roll(now_s)
             self._window_started_s = now_s
         self._check_liveness(now_s)
         self._traffic.known.sweep(now_s, self._removed)
         self._previous_unix_ns = now_unix_ns
         self._maps = self._session.usage(
-            {"socks": len(rows.live), "flows": len(rows.closed_keys), "procs": len(keys)}
+            {
+                "socks": len(rows.sockets),
+                "flows": len(rows.closed_keys),
+                "procs": len(keys),
+                **self._tcp.usage,
+            }
         )
         return Snapshot(
             time_unix_ns=now_unix_ns,
             started_unix_ns=self._started_unix_ns,
             window_s=self._window_s,
             host=os.uname().nodename,
-            flows=self._traffic.rows() if with_flows else (),
+            flows=self._traffic.rows(self._tcp.connections.facts) if with_flows else (),
             hooks=self.hooks,
             maps=self._maps,
             losses=self._losses(),
@@ -177,7 +195,8 @@ class Pipeline:
         return {
             "map_full": int(counts[Loss.FLOWS_FULL] + counts[Loss.PROCS_FULL]),
             "sockets_full": int(counts[Loss.SOCKS_FULL]),
-            "series_cap": self._traffic.folded + self._feed.folded,
+            **self._tcp.losses(counts),
+            "series_cap": self._traffic.folded + self._tcp.connections.folded + self._feed.folded,
             "recursion": sum(s.recursion_misses for s in self._session.run_stats().values()),
             **self._feed.losses(self._session),
         }
@@ -228,6 +247,43 @@ class Pipeline:
             if current is None or current.key.start_ticks != known.key.start_ticks:
                 gone.append(known.key)
         self._traffic.processes.mark_ended(gone)
+
+
+class _Tcp:
+    """What happens to connections: facts of a tick into their series, and the number of open ones."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: SeriesStore,
+        known: Known,
+        proc: ProcFs,
+        resolve: Callable[[ProcessKey], ProcessInfo | None],
+    ) -> None:
+        caps = TcpCaps(settings.max_process_series, settings.max_flow_series, settings.max_histogram_series)
+        self.connections = ConnectionState(store, tcp.SPECS, caps, known)
+        sockets = ProcSockets(settings.proc_root)
+        self._sweep = (
+            SocketSweep(proc, sockets, known, self.connections, resolve, store) if settings.tcp else None
+        )
+        self.usage: dict[str, int] = {}
+
+    def tick(self, session: Session, rows: TrafficRows, since_unix_ns: int, now_s: float) -> None:
+        """Reads what was counted since the tick before. Raises MapError."""
+        if self._sweep is None:
+            return
+        facts = tcp.read(session)
+        self.connections.update(
+            (facts.fates, facts.counts), (facts.durations, facts.histograms), rows.live, since_unix_ns
+        )
+        self._sweep.tick(session.map("socks"), rows.addresses, rows.sockets, since_unix_ns, now_s)
+        self.usage = {"fates": len(facts.fates), "durations": len(facts.durations)}
+
+    def losses(self, counts: NDArray[Any]) -> dict[str, int]:
+        """Facts that no map had room for, out of the losses array."""
+        if self._sweep is None:
+            return {}
+        return {"facts_full": int(counts[Loss.FATES_FULL] + counts[Loss.DURATIONS_FULL])}
 
 
 class _Wire:

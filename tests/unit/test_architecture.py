@@ -30,10 +30,21 @@ ALLOWED: dict[str, set[str]] = {
     "export": {"answer", "view", "config", "model", "errors"},
     "ui": {"answer", "view", "config", "config_values", "model", "errors"},
     "event_feed": {"state", "probes", "kernel", "model"},
-    "pipeline": {"event_feed", "derive", "state", "probes", "kernel", "config", "model", "errors"},
+    "socket_sweep": {"state", "kernel", "model"},
+    "pipeline": {
+        "event_feed",
+        "socket_sweep",
+        "derive",
+        "state",
+        "probes",
+        "kernel",
+        "config",
+        "model",
+        "errors",
+    },
     "agent": {"pipeline", "export", "state", "config", "model", "errors"},
     "examine": {"event_feed", "pipeline", "probes", "kernel", "view", "config", "model", "errors"},
-    "cli": {"agent", "examine", "ui", "config", "config_values", "log", "errors", ""},
+    "cli": {"agent", "examine", "ui", "state", "config", "config_values", "log", "model", "errors", ""},
     "__main__": {"cli"},
 }
 
