@@ -5,19 +5,28 @@
  * All of this runs rarely, in any context, so kernel memory is read by bpf_probe_read_kernel.
  */
 
-#define ECONNABORTED  103
-#define ECONNRESET    104
-#define ETIMEDOUT     110
-#define ECONNREFUSED  111
-#define EHOSTUNREACH  113
-#define ENETUNREACH   101
-#define EPIPE         32
-#define EAGAIN        11
+#define EINTR          4
+#define EBADF          9
+#define EFAULT         14
+#define EAFNOSUPPORT   97
+#define EISCONN        106
+#define EALREADY       114
+#define EINPROGRESS    115
 
-#define RCV_SHUTDOWN  1 /* bits of sock.sk_shutdown */
-#define SEND_SHUTDOWN 2
+#define SS_UNCONNECTED 1 /* of enum socket_state */
+#define ECONNABORTED   103
+#define ECONNRESET     104
+#define ETIMEDOUT      110
+#define ECONNREFUSED   111
+#define EHOSTUNREACH   113
+#define ENETUNREACH    101
+#define EPIPE          32
+#define EAGAIN         11
 
-#define SECOND_NS     1000000000ULL
+#define RCV_SHUTDOWN   1 /* bits of sock.sk_shutdown */
+#define SEND_SHUTDOWN  2
+
+#define SECOND_NS      1000000000ULL
 
 static u64 (*jiffies64)(void) = (void *)118;
 
@@ -43,6 +52,20 @@ static __always_inline void charge(struct flow_key *flow, const struct sock_val 
         flow->start = value->user.start;
         flow->exec = value->user.exec;
     }
+}
+
+/* Without a socket of its own: who listens there. */
+static __always_inline void charge_listener(u64 sk, struct flow_key *flow)
+{
+    const int direct = 0;
+    u64 port = listener_key(sk, flow->netns, direct);
+    struct listener_val *listener = listeners.lookup(&port);
+
+    if (!listener)
+        return;
+    flow->tgid = listener->owner.tgid;
+    flow->start = listener->owner.start;
+    flow->exec = listener->owner.exec;
 }
 
 static __always_inline void tell(u64 sk, const struct flow_key *flow, const struct sock_val *value,

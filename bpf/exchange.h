@@ -142,11 +142,16 @@ static __always_inline void judge_end_met(u64 sk, struct sock_val *value)
     value->phase = PHASE_IDLE;
 }
 
+static __always_inline int is_answered(u64 sk, const struct sock_val *value)
+{
+    return value->phase == PHASE_ANSWERED || unread_bytes(sk, 0) || was_answered(sk, value);
+}
+
 /*
- * A RST arrived. Returns whether an exchange was open. The side that was connected to has none by our rules;
- * a RST is idle to it when nothing moved for a second and the last to speak was itself.
+ * Whether an exchange is open when a RST is sent or arrives. The side that was connected to has none by our
+ * rules; a RST is idle to it when nothing moved for a second and the last to speak was itself.
  */
-static __always_inline int judge_reset(u64 sk, struct sock_val *value, u8 before, u32 error, u64 now)
+static __always_inline int is_open(u64 sk, const struct sock_val *value, u64 now)
 {
     const int direct = 0;
     u64 silence = silence_ns(sk);
@@ -159,15 +164,25 @@ static __always_inline int judge_reset(u64 sk, struct sock_val *value, u8 before
     }
     if (value->phase == PHASE_IDLE)
         return 0;
-    int answered = value->phase == PHASE_ANSWERED || unread_bytes(sk, 0) || was_answered(sk, value);
+    if (is_answered(sk, value))
+        return silence < SECOND_NS;
     u64 age = now - value->sent_ns;
-    if (answered ? silence >= SECOND_NS : age > PUSH_NS || (is_farewell(value) && age > SECOND_NS))
-        return 0;
-    /* it had closed by itself, or reused a connection that the peer had closed before */
-    if (before == TCP_CLOSE_WAIT || READ(u8, sk, OFF_SOCK_SHUTDOWN) & RCV_SHUTDOWN)
-        return 1;
-    drop(sk, value, answered ? DROP_RESET_MID_RESPONSE : DROP_UNANSWERED, CLOSED_BY_PEER, error, now);
-    return 1;
+    return age <= PUSH_NS && !(is_farewell(value) && age > SECOND_NS);
+}
+
+/*
+ * A RST arrived within an open exchange. No drop: the process had closed by itself, or used a connection that
+ * the peer had closed before.
+ */
+static __always_inline void judge_reset(u64 sk, struct sock_val *value, u8 before, u32 error, u64 now)
+{
+    const int direct = 0;
+
+    if (value->key.role != ROLE_CLIENT || before == TCP_CLOSE_WAIT ||
+        READ(u8, sk, OFF_SOCK_SHUTDOWN) & RCV_SHUTDOWN)
+        return;
+    drop(sk, value, is_answered(sk, value) ? DROP_RESET_MID_RESPONSE : DROP_UNANSWERED, CLOSED_BY_PEER, error,
+         now);
 }
 
 /* The network gave up: data was never acknowledged, or keepalive probes were not. */

@@ -93,9 +93,11 @@ static __always_inline void on_closed(u64 sk, struct sock_val *value, u8 before)
         struct fact fact = {.kind = FATE_RESET, .side = DIRECTION_RECEIVED, .count = 1, .error = error};
 
         fact.time_ns = now;
-        fact.idle = !judge_reset(sk, value, before, error, now);
+        fact.idle = !is_open(sk, value, now);
         fact.gap_ns = silence_ns(sk);
         count_and_tell(sk, value, &fact);
+        if (!fact.idle)
+            judge_reset(sk, value, before, error, now);
         return;
     }
     struct fact fact = {.kind = FATE_TIMEOUT, .count = 1, .error = error, .time_ns = now};

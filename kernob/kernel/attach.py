@@ -184,6 +184,61 @@ class Kprobe:
         return link
 
 
+@dataclass(frozen=True, slots=True)
+class PerfTracepoint:
+    """A tracepoint by its name in tracefs, "group/event" (Linux 4.7): for those without a raw twin."""
+
+    target: str
+    program: str
+    kind: str = "tracepoint"
+
+    def attach(self, loader: Loader) -> Link | None:
+        """See Attachment."""
+        program = loader.load(self.program, programs.TRACEPOINT)
+        link = Link(self.target, program)
+        try:
+            fd = syscall.perf_event_open(_tracepoint_attr(tracefs.event_id(self.target)), cpu=0)
+            link.on_close(lambda: os.close(fd))
+            fcntl.ioctl(fd, _IOC_SET_BPF, program.fd)
+            fcntl.ioctl(fd, _IOC_ENABLE, 0)
+        except (OSError, AttachError) as error:
+            link.close()
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            raise AttachError(f"{self.target}: tracepoint: {reason}") from error
+        return link
+
+
+@dataclass(frozen=True, slots=True)
+class Walk:
+    """A BPF iterator (Linux 5.8), run once while attaching: `target` names what it goes through."""
+
+    target: str
+    program: str
+    kind: str = "iter"
+
+    def attach(self, loader: Loader) -> Link | None:
+        """See Attachment. The program has done its work when this returns."""
+        btf_id = loader.btf.function_id(f"bpf_iter_{self.target}") if loader.btf else None
+        if btf_id is None:
+            raise AttachError(f"{self.target}: no such iterator in BTF")
+        program = loader.load(self.program, programs.TRACING, programs.TRACE_ITER, btf_id)
+        link = Link(self.target, program)
+        try:
+            attr = struct.pack("=IIIIQII", program.fd, 0, programs.TRACE_ITER, 0, 0, 0, 0)
+            opened = syscall.bpf(syscall.LINK_CREATE, attr)
+            link.on_close(lambda: os.close(opened))
+            walk = syscall.bpf(syscall.ITER_CREATE, struct.pack("=II", opened, 0))
+            try:
+                while os.read(walk, 4096):
+                    pass
+            finally:
+                os.close(walk)
+        except OSError as error:
+            link.close()
+            raise AttachError(f"{self.target}: iterator: {error.strerror}") from error
+        return link
+
+
 def _tracepoint_attr(event_id: int) -> bytes:
     """struct perf_event_attr for one tracepoint: type, size, config, period 1, raw samples, wakeup 1."""
     size = 112

@@ -20,8 +20,8 @@ from kernob.kernel.compiler import ProgramCode
 from kernob.kernel.maps import BpfMap
 
 # enum bpf_prog_type, enum bpf_attach_type
-KPROBE, RAW_TRACEPOINT, TRACING = 2, 17, 26
-NO_ATTACH_TYPE, TRACE_RAW_TP, TRACE_FENTRY, TRACE_FEXIT = 0, 23, 24, 25
+KPROBE, TRACEPOINT, RAW_TRACEPOINT, TRACING = 2, 5, 17, 26
+NO_ATTACH_TYPE, TRACE_RAW_TP, TRACE_FENTRY, TRACE_FEXIT, TRACE_ITER = 0, 23, 24, 25, 28
 
 _ENOTSUPP = 524  # the kernel's own, absent from errno.h
 _LOG_BYTES = 256 * 1024

@@ -28,6 +28,7 @@ MAP_LOOKUP_AND_DELETE_BATCH = 25
 MAP_UPDATE_BATCH = 26
 LINK_CREATE = 28
 ENABLE_STATS = 32
+ITER_CREATE = 33
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long

@@ -79,6 +79,11 @@ def is_traceable(function: str) -> bool:
         return False
 
 
+def event_id(name: str) -> int:
+    """The number of the tracepoint "group/event". Raises AttachError or OSError."""
+    return int((ensure() / "events" / name / "id").read_text(encoding="ascii"))
+
+
 def add_kprobe(function: str, at_return: bool) -> tuple[int, Callable[[], None]]:
     """Creates a kprobe event; (tracepoint id, function that removes it). Raises AttachError or OSError."""
     root = ensure()

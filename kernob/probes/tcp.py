@@ -15,6 +15,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kernob.kernel.attach import (
+    Fexit,
+    Hook,
+    Kprobe,
+    PerfTracepoint,
+    RawTracepoint,
+    TypedTracepoint,
+    Walk,
+    all_of,
+    first_of,
+)
 from kernob.kernel.session import Session
 from kernob.model import MetricKind, MetricSpec
 from kernob.probes.probe import Probe
@@ -134,7 +145,79 @@ SPECS = (
     PROCESS_DROPS,
 )
 
-PROBE = Probe(name="tcp", sources=(), hooks=())
+
+def _either(name: str, target: str, program: str) -> Hook:
+    return first_of(
+        "tcp",
+        name,
+        all_of(TypedTracepoint(target, f"tp_btf__{program}")),
+        all_of(RawTracepoint(target, f"raw_tp__{program}")),
+        essential=False,
+    )
+
+
+def _accept() -> Hook:
+    return first_of(
+        "tcp",
+        "accept",
+        # with fewer arguments the first is refused, with more the second would read one
+        all_of(Fexit("inet_csk_accept", "fexit__accept_of_four")),
+        all_of(Fexit("inet_csk_accept", "fexit__accept_of_two")),
+        all_of(Kprobe("inet_csk_accept", "krp__accept", at_return=True)),
+        all_of(
+            PerfTracepoint("syscalls/sys_exit_accept4", "tp__accept"),
+            PerfTracepoint("syscalls/sys_exit_accept", "tp__accept"),
+            measures="connections accepted by io_uring are charged at their first use",
+        ),
+        essential=False,
+    )
+
+
+def _connect() -> Hook:
+    def probes(function: str) -> tuple[Kprobe, Kprobe]:
+        optional = function == "tcp_v6_connect"
+        return (
+            Kprobe(function, "kp__connect", if_exists=optional),
+            Kprobe(function, "krp__connect", at_return=True, if_exists=optional),
+        )
+
+    return first_of(
+        "tcp",
+        "connect",
+        all_of(
+            Fexit("tcp_v4_connect", "fexit__connect4"),
+            Fexit("tcp_v6_connect", "fexit__connect6", if_exists=True),
+        ),
+        all_of(*probes("tcp_v4_connect"), *probes("tcp_v6_connect")),
+        all_of(
+            PerfTracepoint("syscalls/sys_enter_connect", "tp__connect_enter"),
+            PerfTracepoint("syscalls/sys_exit_connect", "tp__connect_exit"),
+            measures="attempts by io_uring that no route leads to are not seen",
+        ),
+        essential=False,
+    )
+
+
+PROBE = Probe(
+    name="tcp",
+    sources=("tcp.bpf.c",),
+    hooks=(
+        _either("retransmit", "tcp_retransmit_skb", "retransmit"),
+        _either("synack", "tcp_retransmit_synack", "synack"),
+        _either("reset", "tcp_send_reset", "reset"),
+        _accept(),
+        _connect(),
+        # last: from now on it is known whose the older sockets are
+        first_of("tcp", "seed", all_of(Walk("task_file", "iter__file")), essential=False),
+    ),
+    blind_spots=(
+        "answers cut short by an orderly close (eof_mid_response): that takes knowledge of the protocol",
+        "a process that splices to the end of a connection: whether it waited for an answer there",
+        "a blocking send that waits for the peer's window is no stall; only a refused one is",
+        "RST segments for closed ports belong to no process; before Linux 6.10 they are not seen",
+        "MPTCP: connections are counted by subflow, and charged to who listens",
+    ),
+)
 
 
 class Duration(enum.IntEnum):
