@@ -20,15 +20,18 @@ from typing import Protocol
 from kernob import __version__
 from kernob.config import Settings
 from kernob.errors import KernelError
-from kernob.model import HookReport, Snapshot
+from kernob.model import HookReport, Pulse, Snapshot
 from kernob.pipeline import Pipeline, check_machine, spare_memory
 from kernob.state.points import MetricBatch
 
 log = logging.getLogger(__name__)
 
 _MIN_WATCH_S = 0.2
+_PULSE_TICKS, _PULSE_MIN_S = 3, 10.0
+"""So many intervals without a tick, and at least so long, say that it hangs: a busy machine's are late."""
 _STOP_JOIN_S = 10.0
 _FLUSH_S = 2.0
+_SIGNAL_LOOK_S = 1.0
 
 
 class Sink(Protocol):
@@ -65,6 +68,7 @@ class Agent:
         self._changed = threading.Condition()
         self._snapshot: Snapshot | None = None
         self._serial = 0
+        self._ticked_s = time.monotonic()
         self._watchers: dict[object, float] = {}
         self._stopping = False
         self._thread = threading.Thread(target=self._loop, name="tick", daemon=True)
@@ -73,6 +77,7 @@ class Agent:
     def __enter__(self) -> Agent:
         """Attaches and starts ticking. Raises PreconditionError or KernelError."""
         self._pipeline.__enter__()
+        self._ticked_s = time.monotonic()
         self._thread.start()
         return self
 
@@ -89,6 +94,11 @@ class Agent:
         """The last tick's snapshot; its flows are there only while somebody watches. None at first."""
         with self._changed:
             return self._snapshot
+
+    def pulse(self) -> Pulse:
+        """How long ago the last tick ended, or attaching did, and from when on that is too long."""
+        limit_s = max(_PULSE_MIN_S, _PULSE_TICKS * self._settings.scrape_interval_s)
+        return Pulse(time.monotonic() - self._ticked_s, limit_s)
 
     @property
     def hooks(self) -> tuple[HookReport, ...]:
@@ -154,6 +164,7 @@ class Agent:
                 self._export(snapshot)
             with self._changed:
                 self._snapshot = snapshot
+                self._ticked_s = time.monotonic()
                 self._serial += 1
                 self._changed.notify_all()
             if stopping:
@@ -235,7 +246,8 @@ def run_agent(settings: Settings, otlp_file: Path | None) -> int:
             signals.started()
             server.start()
             log.info("ready: %d hooks attached", len(agent.hooks))
-            signals.stop.wait()
+            while not signals.stop.wait(_SIGNAL_LOOK_S):
+                pass  # a signal may have been delivered to another thread, which wakes nobody
     except _StoppedEarlyError:
         log.info("stopped before everything was attached; all is taken back")
         return 0

@@ -181,6 +181,14 @@ class ProgramRuns:
 
 
 @dataclass(frozen=True, slots=True)
+class Pulse:
+    """Whether the agent lives: its last tick ended `age_s` seconds ago; beyond `limit_s` it does not."""
+
+    age_s: float
+    limit_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """What the agent knew at the end of one tick; immutable, shared by all readers.
 
