@@ -15,14 +15,17 @@ import time
 from collections.abc import Callable, Generator
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from kernob import __version__
 from kernob.config import Settings
 from kernob.errors import KernelError
 from kernob.model import HookReport, Pulse, Snapshot
-from kernob.pipeline import Pipeline, check_machine, spare_memory
+from kernob.pipeline import Pipeline, check_machine, confined, spare_memory
 from kernob.state.points import MetricBatch
+
+if TYPE_CHECKING:
+    from kernob.export.outlet import Outlet
 
 log = logging.getLogger(__name__)
 
@@ -55,15 +58,19 @@ class Agent:
         settings: Settings,
         sink: Sink | None = None,
         on_end: Callable[[], None] | None = None,
+        *,
+        drop_capabilities: bool = False,
     ) -> None:
         """Nothing happens before `with`. `on_end` is called when ticking ends, also by failure.
 
+        `drop_capabilities`: once all is attached, the thread that enters gives up what is no longer needed.
         Raises PreconditionError where nothing could be attached anyway.
         """
         check_machine()
         self._settings = settings
         self._sink = sink
         self._on_end = on_end
+        self._drop_capabilities = drop_capabilities
         self._pipeline = Pipeline(settings)
         self._changed = threading.Condition()
         self._snapshot: Snapshot | None = None
@@ -77,6 +84,12 @@ class Agent:
     def __enter__(self) -> Agent:
         """Attaches and starts ticking. Raises PreconditionError or KernelError."""
         self._pipeline.__enter__()
+        try:
+            if self._drop_capabilities:
+                self._pipeline.drop_capabilities()
+        except BaseException:
+            self._pipeline.__exit__(None, None, None)
+            raise
         self._ticked_s = time.monotonic()
         self._thread.start()
         return self
@@ -220,13 +233,24 @@ class _Signals:
         log.info("%s: reading once more, flushing", signal.Signals(number).name)
 
 
+def _outlet(settings: Settings, otlp_file: Path | None) -> Outlet[MetricBatch]:
+    """The way out, made where its library's threads get no capability that will be dropped later."""
+    from kernob.export.outlet import Outlet
+
+    attributes, proc_root = settings.resource_attributes, settings.proc_root
+
+    def make() -> Outlet[MetricBatch]:
+        return Outlet(settings.otlp, attributes, otlp_file, __version__, proc_root)
+
+    return confined(make) if settings.drop_capabilities else make()
+
+
 def run_agent(settings: Settings, otlp_file: Path | None) -> int:
     """`kernob run`: until SIGTERM or SIGINT, then one last reading is flushed. Returns the exit code.
 
     Raises ConfigError, PreconditionError or KernelError before anything is attached or after all is
     taken back.
     """
-    from kernob.export.outlet import Outlet
     from kernob.export.socket import SnapshotServer
 
     spare_memory()
@@ -234,11 +258,9 @@ def run_agent(settings: Settings, otlp_file: Path | None) -> int:
     signals = _Signals()
     try:
         with contextlib.ExitStack() as stack:
-            outlet: Outlet[MetricBatch] = Outlet(
-                settings.otlp, settings.resource_attributes, otlp_file, __version__, settings.proc_root
-            )
+            outlet = _outlet(settings, otlp_file)
             stack.callback(outlet.close, _FLUSH_S)
-            agent = Agent(settings, outlet, on_end=signals.stop.set)
+            agent = Agent(settings, outlet, signals.stop.set, drop_capabilities=settings.drop_capabilities)
             server = SnapshotServer(settings.socket_path, agent)
             server.bind()
             stack.callback(server.close)

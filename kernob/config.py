@@ -68,6 +68,7 @@ class Settings:
     btf_path: Path | None = None
     strategies_off: tuple[str, ...] = ()
     bpf_stats: bool = False
+    drop_capabilities: bool = True
     resource_attributes: tuple[tuple[str, str], ...] = (("service.name", DEFAULT_SERVICE_NAME),)
     otlp: OtlpSettings = field(default_factory=OtlpSettings)
     origin: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), compare=False)
@@ -141,6 +142,12 @@ _KERNOB_SETTINGS = (
     ),
     Setting(
         "KERNOB_BPF_STATS", "bpf_stats", Flag(), "let the kernel time Kernob's programs (costs a little)"
+    ),
+    Setting(
+        "KERNOB_DROP_CAPABILITIES",
+        "drop_capabilities",
+        Flag(),
+        "whether kernob run gives up, once attached, what it no longer needs",
     ),
 )
 

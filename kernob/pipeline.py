@@ -16,6 +16,7 @@ from types import TracebackType
 
 from kernob.config import Settings
 from kernob.derive.coverage import Payload, Reach, coverage, wire_bytes
+from kernob.kernel.privileges import confined, drop
 from kernob.kernel.procfs import InterfaceCounters, ProcFs
 from kernob.kernel.session import KernelOptions, Session, check_permission, settle_memory, spare_memory
 from kernob.model import Coverage, HookReport, MapUsage, ProcessInfo, ProcessKey, ProgramRuns, Snapshot
@@ -25,15 +26,18 @@ from kernob.state.flows import Growth
 from kernob.state.names import needs_full_args, sanitize, service_of, split_args
 from kernob.state.processes import Process
 from kernob.state.series import SeriesStore
+from kernob.state.stamps import Stamps
 from kernob.state.traffic import Caps, TrafficState
 
-__all__ = ["Pipeline", "kernel_options", "new_session", "spare_memory"]
+__all__ = ["Pipeline", "confined", "kernel_options", "new_session", "spare_memory"]
 
 log = logging.getLogger(__name__)
 
 _LIVENESS_S = 60.0
 _FULL_ARGS_BYTES = 65536
 _AFTER_TICK_NS = 2_000_000
+_CONFIRM_S = 10.0
+"""Longer than a backend keeps what it acknowledged in memory only (VictoriaMetrics: 5 s)."""
 
 
 def check_machine() -> None:
@@ -70,7 +74,8 @@ class Pipeline:
         self._settings = settings
         self._proc = ProcFs(settings.proc_root, sanitize, split_args)
         self._session = new_session(settings, self._seed)
-        self.store = SeriesStore(settings.resend_interval_s)
+        networked = settings.otlp.exporter != "none"
+        self.store = SeriesStore(settings.resend_interval_s, _CONFIRM_S if networked else 0.0)
         caps = Caps(
             settings.max_process_series,
             settings.max_flow_series,
@@ -78,7 +83,8 @@ class Pipeline:
         )
         specs = (traffic.PROCESS_IO, traffic.FLOW_IO, traffic.PROCESS_FLOW_IO)
         self._traffic = TrafficState(self.store, specs, caps, self._resolve)
-        self._started_unix_ns = self._previous_unix_ns = time.time_ns()
+        self._stamps = Stamps(2 * _AFTER_TICK_NS)
+        self._started_unix_ns = self._previous_unix_ns = self._stamps.restart()
         self._window_started_s = self._checked_s = time.monotonic()
         self._wire = _Wire(self._proc, settings.interfaces)
         self._maps: tuple[MapUsage, ...] = ()
@@ -92,7 +98,7 @@ class Pipeline:
         except BaseException:
             self._session.close()
             raise
-        self._started_unix_ns = self._previous_unix_ns = time.time_ns()
+        self._started_unix_ns = self._previous_unix_ns = self._stamps.restart()
         self._window_started_s = self._checked_s = time.monotonic()
         self._wire.start(self._window_started_s)
         settle_memory()
@@ -110,6 +116,14 @@ class Pipeline:
         """What was attached, and how."""
         return self._session.reports
 
+    def drop_capabilities(self) -> None:
+        """Gives up, in this thread, what only attaching needed; before it starts any other thread.
+
+        Raises OSError where the kernel refuses.
+        """
+        left = drop(lambda: (self._session.losses(), self._session.run_stats()))
+        log.info("capabilities kept after attaching: %s", ", ".join(left) or "none")
+
     def _seed(self, session: Session) -> None:
         """Before anything attaches: roles of connections that are older than we are depend on it."""
         traffic.seed_listeners(session, self._proc.listening_ports())
@@ -123,7 +137,7 @@ class Pipeline:
 
         `window_s` is the shortest time that rates are formed over. Raises MapError.
         """
-        now_s, now_unix_ns = time.monotonic(), time.time_ns()
+        now_s, now_unix_ns = time.monotonic(), self._stamps.next()
         keys, values = self._session.map("procs").read()
         self._traffic.processes.mark_ended(process.ended_keys(keys, values))
         rows = traffic.read(self._session)

@@ -16,8 +16,7 @@ from pathlib import Path
 from kernob.kernel import tracefs
 from kernob.kernel.btf import VMLINUX
 
-# include/uapi/linux/capability.h
-_CAPABILITIES = {
+CAPABILITIES = {
     1: "CAP_DAC_OVERRIDE",
     2: "CAP_DAC_READ_SEARCH",
     12: "CAP_NET_ADMIN",
@@ -27,6 +26,8 @@ _CAPABILITIES = {
     38: "CAP_PERFMON",
     39: "CAP_BPF",
 }
+"""Those that matter to Kernob, by number (include/uapi/linux/capability.h)."""
+
 _MOUNTS = {
     "tracefs": ("tracefs", "/sys/kernel/tracing"),
     "debugfs": ("debugfs", "/sys/kernel/debug"),
@@ -79,7 +80,7 @@ def _capabilities() -> tuple[str, ...]:
     for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
         if line.startswith("CapEff:"):
             bits = int(line.split()[1], 16)
-            return tuple(name for bit, name in _CAPABILITIES.items() if bits >> bit & 1)
+            return tuple(name for bit, name in CAPABILITIES.items() if bits >> bit & 1)
     return ()
 
 
