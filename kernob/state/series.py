@@ -5,6 +5,9 @@ Enters: attributes and values from `state.flows`, once a tick. Leaves: `MetricBa
 `state.points`), read by the exporters of `kernob.export`. Called by the tick thread only.
 
 Life of a series: admit -> set ... set -> end -> acknowledged with its last value -> forgotten.
+
+Acknowledged is not yet stored: a backend that is killed loses what it took in its last seconds. What a
+later point does not make good is a counter's 0 point and its last value, so these two are sent twice.
 """
 
 from __future__ import annotations
@@ -24,6 +27,10 @@ _LIVE: Final = 1
 _NEW: Final = 2
 _DIRTY: Final = 4
 _ENDED: Final = 8
+_UNSURE: Final = 16
+"""The 0 point was acknowledged, but not yet for a second time."""
+_SETTLED: Final = 32
+"""The value was acknowledged, and again a while later."""
 
 
 class _Sequence:
@@ -42,11 +49,12 @@ class SeriesBlock:
     no endpoint answers.
     """
 
-    def __init__(self, spec: MetricSpec, sequence: _Sequence | None = None) -> None:
+    def __init__(self, spec: MetricSpec, sequence: _Sequence | None = None, confirm_ns: int = 0) -> None:
         if spec.kind not in (MetricKind.COUNTER, MetricKind.UPDOWN, MetricKind.GAUGE):
             raise ValueError(f"{spec.name}: a {spec.kind.value} has no number points")
         self.spec = spec
         self._sequence = sequence or _Sequence()
+        self._confirm_ns = confirm_ns if spec.kind is MetricKind.COUNTER else 0
         self._columns = {key: column for column, key in enumerate(spec.attributes)}
         self._table = AttributeTable()
         self._used = 0
@@ -58,6 +66,9 @@ class SeriesBlock:
         self._bits = np.zeros(0, dtype=np.int64)
         self._starts = np.zeros(0, dtype=np.int64)
         self._sent = np.zeros(0, dtype=np.int64)
+        # when the 0 point, and when the value that stands, was acknowledged for the first time
+        self._zero_known = np.zeros(0, dtype=np.int64)
+        self._value_known = np.zeros(0, dtype=np.int64)
         self._attribute_bytes = np.zeros(0, dtype=np.int32)
         self._ids = np.zeros((0, len(self._columns)), dtype=np.uint32)
 
@@ -99,19 +110,19 @@ class SeriesBlock:
         changed = self._bits[slots] != bits
         touched = np.asarray(slots)[changed]
         self._bits[touched] = bits[changed]
-        self._flags[touched] |= _DIRTY
+        self._flags[touched] = (self._flags[touched] | _DIRTY) & np.uint8(0xFF & ~_SETTLED)
 
     def end(self, slots: Slots) -> None:
         """Say that the series get no more values; set the final ones before.
 
-        Each is sent until acknowledged with that value, then forgotten. One whose final value is
-        acknowledged already is forgotten at once, except that an ended gauge first says so to the
-        backend with one point without a value.
+        Each is sent until acknowledged with that value (a counter twice, see the module), then forgotten.
+        One whose final value is acknowledged already is forgotten at once, except that an ended gauge
+        first says so to the backend with one point without a value.
         """
         slots = np.asarray(slots)
         slots = slots[(self._flags[slots] & (_LIVE | _ENDED)) == _LIVE]
         self._flags[slots] |= _ENDED if self.spec.kind is MetricKind.COUNTER else _ENDED | _DIRTY
-        self._forget(slots[(self._flags[slots] & _DIRTY) == 0])
+        self._forget(slots[(self._flags[slots] & (_DIRTY | _UNSURE | _SETTLED)) == _SETTLED])
 
     def points(self, now_unix_ns: int, resend_ns: int, everything: bool) -> MetricPoints | None:
         """Return what a batch made now has to say of this metric; None for nothing (for the store)."""
@@ -119,6 +130,11 @@ class SeriesBlock:
         wanted = (flags & _DIRTY) != 0
         idle_ns = now_unix_ns - self._sent
         wanted |= (flags != 0) & ((idle_ns >= resend_ns) | (idle_ns < 0) | everything)
+        unsure = (flags & _UNSURE) != 0
+        unsure &= now_unix_ns - self._zero_known >= self._confirm_ns
+        unsettled = (flags & (_ENDED | _SETTLED)) == _ENDED
+        unsettled &= now_unix_ns - self._value_known >= self._confirm_ns
+        wanted |= unsure | unsettled
         slots = np.flatnonzero(wanted).astype(np.int32)
         if not len(slots):
             return None
@@ -126,7 +142,7 @@ class SeriesBlock:
         gone: NDArray[np.bool_] | None = None
         zeros = slots[:0]
         if self.spec.kind is MetricKind.COUNTER:
-            zeros = slots[(flags[slots] & _NEW) != 0]
+            zeros = slots[((flags[slots] & _NEW) != 0) | unsure[slots]]
             slots = np.concatenate((zeros, slots))
             bits = np.concatenate((np.zeros(len(zeros), dtype=np.int64), bits))
         else:
@@ -142,11 +158,30 @@ class SeriesBlock:
         said = self._bits[slots] == bits
         if points.gone is not None:
             said &= points.gone == ((self._flags[slots] & _ENDED) != 0)
-        self._flags[slots] &= np.uint8(0xFF & ~_NEW)
         self._sent[slots] = points.time_unix_ns
-        slots = slots[said]
+        self._zeros_acknowledged(points.slots[: points.zeros].astype(np.int64), points.time_unix_ns)
+        self._values_acknowledged(slots[said], points.time_unix_ns)
+
+    def _zeros_acknowledged(self, slots: Slots, time_unix_ns: int) -> None:
+        """Take note that the backend has the 0 points of these series."""
+        first = slots[(self._flags[slots] & _NEW) != 0]
+        again = slots[(self._flags[slots] & (_NEW | _UNSURE)) == _UNSURE]
+        again = again[time_unix_ns - self._zero_known[again] >= self._confirm_ns]
+        self._flags[again] &= np.uint8(0xFF & ~_UNSURE)
+        self._flags[first] &= np.uint8(0xFF & ~_NEW)
+        if self._confirm_ns:
+            self._flags[first] |= _UNSURE
+            self._zero_known[first] = time_unix_ns
+
+    def _values_acknowledged(self, slots: Slots, time_unix_ns: int) -> None:
+        """Take note that the backend has the values that these series stand at; forget what is over."""
+        first = slots[(self._flags[slots] & _DIRTY) != 0]
+        self._value_known[first] = time_unix_ns
+        known = slots[time_unix_ns - self._value_known[slots] >= self._confirm_ns]
+        self._flags[known] |= _SETTLED
         self._flags[slots] &= np.uint8(0xFF & ~_DIRTY)
-        self._forget(slots[(self._flags[slots] & _ENDED) != 0])
+        over = self._flags[slots] & (_ENDED | _UNSURE | _SETTLED)
+        self._forget(slots[over == (_ENDED | _SETTLED)])
 
     def _forget(self, slots: Slots) -> None:
         """Drop series. Their slots rest until no batch that may name them can still be under way."""
@@ -192,6 +227,8 @@ class SeriesBlock:
         self._bits = np.concatenate((self._bits, np.zeros(added, dtype=np.int64)))
         self._starts = np.concatenate((self._starts, np.zeros(added, dtype=np.int64)))
         self._sent = np.concatenate((self._sent, np.zeros(added, dtype=np.int64)))
+        self._zero_known = np.concatenate((self._zero_known, np.zeros(added, dtype=np.int64)))
+        self._value_known = np.concatenate((self._value_known, np.zeros(added, dtype=np.int64)))
         self._attribute_bytes = np.concatenate((self._attribute_bytes, np.zeros(added, dtype=np.int32)))
         self._ids = np.concatenate((self._ids, np.zeros((added, len(self._columns)), dtype=np.uint32)))
 
@@ -200,11 +237,14 @@ class SeriesStore:
     """All series of the agent, a block for each metric.
 
     `resend_interval_s` (seconds): a series that does not change is sent again this long after it
-    was last acknowledged, so that backends do not take it for dead.
+    was last acknowledged, so that backends do not take it for dead. `confirm_s` (seconds): a counter's 0
+    point and its last value are sent again this long after they were first acknowledged; 0 for a
+    receiver that never forgets what it acknowledged.
     """
 
-    def __init__(self, resend_interval_s: float = 60.0) -> None:
+    def __init__(self, resend_interval_s: float = 60.0, confirm_s: float = 0.0) -> None:
         self._resend_ns = int(resend_interval_s * 1e9)
+        self._confirm_ns = int(confirm_s * 1e9)
         self._sequence = _Sequence()
         self._blocks: dict[str, SeriesBlock] = {}
 
@@ -212,7 +252,7 @@ class SeriesStore:
         """Return a metric's block, created at the first call; ValueError if the name means two things."""
         block = self._blocks.get(spec.name)
         if block is None:
-            block = self._blocks[spec.name] = SeriesBlock(spec, self._sequence)
+            block = self._blocks[spec.name] = SeriesBlock(spec, self._sequence, self._confirm_ns)
         if block.spec != spec:
             raise ValueError(f"{spec.name}: specified twice, differently")
         return block
