@@ -16,6 +16,7 @@ from types import TracebackType
 
 from kernob.config import Settings
 from kernob.derive.coverage import Payload, Reach, coverage, wire_bytes
+from kernob.kernel.capabilities import check_view
 from kernob.kernel.privileges import confined, drop
 from kernob.kernel.procfs import InterfaceCounters, ProcFs
 from kernob.kernel.session import KernelOptions, Session, check_permission, settle_memory, spare_memory
@@ -92,6 +93,7 @@ class Pipeline:
 
     def __enter__(self) -> Pipeline:
         """Attaches. Raises PreconditionError or KernelError with nothing left behind."""
+        check_view(self._settings.proc_root)
         self._session.__enter__()
         try:
             self._session.require_essential()
