@@ -51,7 +51,7 @@ def filtered(uid: str, variable: str, field_name: str, *kept: str) -> str:
 
 
 def _datasource() -> dashboard.DatasourceVariable:
-    variable = dashboard.DatasourceVariable("datasource").id("datasource").label("Data source")
+    variable = dashboard.DatasourceVariable("datasource").label("Data source")
     chosen = model.VariableOption(selected=True, text="VictoriaMetrics", value="victoriametrics")
     return variable.type("prometheus").multi(False).include_all(False).current(chosen)
 
@@ -60,7 +60,7 @@ def _labels(name: str, label: str, description: str, series: str, key: str) -> d
     """A variable of several values, all of them by default, read anew when the time range changes."""
     everything = model.VariableOption(selected=True, text=["All"], value=["$__all"])
     query: dict[str, object] = {"query": f"label_values({series}, {key})", "refId": f"variable-{name}"}
-    variable = dashboard.QueryVariable(name).id(name).label(label).description(description)
+    variable = dashboard.QueryVariable(name).label(label).description(description)
     variable.datasource(DATASOURCE).query(query).multi(True).include_all(True).current(everything)
     return variable.refresh(model.VariableRefresh.ON_TIME_RANGE_CHANGED).sort(
         model.VariableSort.ALPHABETICAL_CASE_INSENSITIVE_ASC

@@ -21,6 +21,10 @@ from grafana.boards import BOARDS
 TARGET = Path(__file__).resolve().parent / "dashboards"
 
 
+_NOT_IN_BOTH = ("cellHeight", "footer", "showTypeIcons", "valueMode", "minVizHeight", "minVizWidth")
+"""Panels' options that the builders set unasked and that only one of Grafana 9.4 and 13 knows."""
+
+
 def documents() -> dict[str, str]:
     """File name to text of every dashboard, the same at every call."""
     found: dict[str, str] = {}
@@ -37,16 +41,18 @@ def documents() -> dict[str, str]:
 def _tidy(document: dict[str, Any]) -> None:
     """Numbers the panels, and takes out what the builders add unasked.
 
-    `style` would ask Grafana 9 for the dark theme whatever the user chose; the others mean nothing where
-    they stand.
+    `style` would ask Grafana 9 for the dark theme whatever the user chose; some options of tables and bars
+    are not in both releases; the others mean nothing where they stand.
     """
     document.pop("style", None)
     document["annotations"].setdefault("list", [])
     for number, panel in enumerate(document["panels"], start=1):
         panel["id"] = number
         panel.pop("repeatDirection", None)
+        for name in _NOT_IN_BOTH:
+            panel.get("options", {}).pop(name, None)
     for variable in document["templating"]["list"]:
-        for name in ("auto", "auto_min", "auto_count"):
+        for name in ("id", "auto", "auto_min", "auto_count"):
             variable.pop(name, None)
 
 

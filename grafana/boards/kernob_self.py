@@ -126,8 +126,13 @@ def _hooks() -> Iterator[Panel]:
         "Every hook of every probe, the strategy that holds it, or the reason why none does.",
         NO_AGENT,
     )
-    labels = "host_name,kernob_probe,kernob_hook,kernob_strategy,error_type"
-    hooks = look.rows(f"min by ({labels}) ({_now('kernob_probe_attached_ratio')})")
+    by = "min by (host_name,kernob_probe,kernob_hook,kernob_strategy,error_type)"
+    failed, fine = (
+        f"{by} ({_now('kernob_probe_attached_ratio', reason)})"
+        for reason in ('error_type!=""', 'error_type=""')
+    )
+    # an attached hook has no such label, and a table no column for what no row has
+    hooks = look.rows(f'{failed} or label_set({fine}, "error_type", "-")')
     words = {"1": ("attached", CALM), "0": ("not attached", BAD)}
     columns = (
         Column("kernob_probe", "Probe", width=90),
