@@ -87,6 +87,7 @@ class Agent:
         try:
             if self._drop_capabilities:
                 self._pipeline.drop_capabilities()
+            self._pipeline.watch_containers()
         except BaseException:
             self._pipeline.__exit__(None, None, None)
             raise
@@ -237,10 +238,10 @@ def _outlet(settings: Settings, otlp_file: Path | None) -> Outlet[MetricBatch]:
     """The way out, made where its library's threads get no capability that will be dropped later."""
     from kernob.export.outlet import Outlet
 
-    attributes, proc_root = settings.resource_attributes, settings.proc_root
+    attributes, roots = settings.resource_attributes, (settings.proc_root, settings.host_root)
 
     def make() -> Outlet[MetricBatch]:
-        return Outlet(settings.otlp, attributes, otlp_file, __version__, proc_root)
+        return Outlet(settings.otlp, attributes, otlp_file, __version__, *roots)
 
     return confined(make) if settings.drop_capabilities else make()
 

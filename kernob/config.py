@@ -56,6 +56,8 @@ class Settings:
     state_dir: Path = Path("/var/lib/kernob")
     cache_dir: Path = Path("/var/cache/kernob")
     proc_root: Path = Path("/proc")
+    host_root: Path | None = None
+    container_names: bool = True
     log_level: str = "info"
     max_process_series: int = 10_000
     max_flow_series: int = 20_000
@@ -105,6 +107,18 @@ _KERNOB_SETTINGS = (
     Setting("KERNOB_STATE_DIR", "state_dir", PathName(), "what must outlive a restart"),
     Setting("KERNOB_CACHE_DIR", "cache_dir", PathName(), "compiled programs"),
     Setting("KERNOB_PROC_ROOT", "proc_root", PathName("directory"), "the host's /proc, as mounted here"),
+    Setting(
+        "KERNOB_HOST_ROOT",
+        "host_root",
+        PathName("directory"),
+        "the host's root, as mounted here: containers' names, machine id (default: process 1's root)",
+    ),
+    Setting(
+        "KERNOB_CONTAINER_NAMES",
+        "container_names",
+        Flag(),
+        "whether containers are called by the names their runtimes keep on disk, else by their ids",
+    ),
     Setting("KERNOB_LOG_LEVEL", "log_level", Word(("debug", "info", "warning", "error")), "what is logged"),
     Setting(
         "KERNOB_MAX_PROCESS_SERIES",

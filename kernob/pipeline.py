@@ -12,11 +12,13 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 
 from kernob.config import Settings
 from kernob.derive.coverage import Payload, Reach, coverage, wire_bytes
 from kernob.kernel.capabilities import check_view
+from kernob.kernel.containers import ContainerNames
 from kernob.kernel.privileges import confined, drop
 from kernob.kernel.procfs import InterfaceCounters, ProcFs
 from kernob.kernel.session import KernelOptions, Session, check_permission, settle_memory, spare_memory
@@ -68,12 +70,22 @@ def new_session(settings: Settings, prepare: Callable[[Session], None] | None = 
     return Session(sources, hooks, kernel_options(settings), prepare)
 
 
+def _container_names(settings: Settings) -> ContainerNames | None:
+    """What looks names of containers up, None where that is switched off."""
+    if not settings.container_names:
+        return None
+    proc_root, configured = settings.proc_root, settings.host_root
+    roots = (configured,) if configured else (proc_root / "1" / "root", Path("/"))
+    return ContainerNames(roots, proc_root, sanitize)
+
+
 class Pipeline:
     """See the module. Use as a context manager: programs are attached inside it."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._proc = ProcFs(settings.proc_root, sanitize, split_args)
+        self._containers = _container_names(settings)
         self._session = new_session(settings, self._seed)
         networked = settings.otlp.exporter != "none"
         self.store = SeriesStore(settings.resend_interval_s, _CONFIRM_S if networked else 0.0)
@@ -111,6 +123,8 @@ class Pipeline:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._containers:
+            self._containers.close()
         self._session.close()
 
     @property
@@ -125,6 +139,11 @@ class Pipeline:
         """
         left = drop(lambda: (self._session.losses(), self._session.run_stats()))
         log.info("capabilities kept after attaching: %s", ", ".join(left) or "none")
+
+    def watch_containers(self) -> None:
+        """Begins to learn the names of containers as they come, in a thread of its own."""
+        if self._containers:
+            self._containers.start()
 
     def _seed(self, session: Session) -> None:
         """Before anything attaches: roles of connections that are older than we are depend on it."""
@@ -213,7 +232,7 @@ class Pipeline:
                     info = dataclasses.replace(current, key=key)
                 elif current.executable == info.executable:
                     info = dataclasses.replace(info, args=current.args)
-        return dataclasses.replace(info, service=service_of(info)) if info else None
+        return dataclasses.replace(info, service=service_of(info, self._containers)) if info else None
 
     def _check_liveness(self, now_s: float) -> None:
         """Once a minute, asks /proc for processes whose end the kernel side could not tell (exec)."""

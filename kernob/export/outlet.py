@@ -34,7 +34,8 @@ class OutletOptions(OtlpOptions, Protocol):
 class Outlet(Generic[AnyBatch]):
     """Raises ConfigError at once for an endpoint, a TLS file or a file that cannot work.
 
-    `resource_attributes` are the user's; `proc_root` is the host's /proc.
+    `resource_attributes` are the user's; `proc_root` is the host's /proc, `host_root` the
+    host's root, where it is mounted.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Outlet(Generic[AnyBatch]):
         otlp_file: Path | None = None,
         version: str = "",
         proc_root: Path = Path("/proc"),
+        host_root: Path | None = None,
     ) -> None:
         self._exporter: Exporter[AnyBatch] | None = None
         self._file: OtlpFileExporter | None = None
@@ -54,7 +56,8 @@ class Outlet(Generic[AnyBatch]):
             return
         from kernob.export.telemetry import OwnTelemetry
 
-        resource = build_resource(resource_attributes, version, host_roots(proc_root))
+        roots = (host_root,) if host_root else host_roots(proc_root)
+        resource = build_resource(resource_attributes, version, roots)
         self._own = OwnTelemetry(resource, version)
         if otlp_file is not None:
             from kernob.export.file import OtlpFileExporter

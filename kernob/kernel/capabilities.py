@@ -30,10 +30,10 @@ CAPABILITIES = {
 }
 """Those that matter to Kernob, by number (include/uapi/linux/capability.h)."""
 
-NEEDED = ("CAP_BPF", "CAP_PERFMON", "CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH")
-"""For attaching the first two, for other users' /proc/PID the others."""
+NEEDED = ("CAP_BPF", "CAP_PERFMON", "CAP_SYS_PTRACE")
+"""By root: for attaching the first two, for other users' /proc/PID and containers' names the third."""
 
-_FIRST_PID_NAMESPACE = "pid:[4026531836]"  # PROC_PID_INIT_INO, include/linux/proc_ns.h
+FIRST_PID_NAMESPACE = "pid:[4026531836]"  # PROC_PID_INIT_INO, include/linux/proc_ns.h
 _LOCKDOWN = Path("/sys/kernel/security/lockdown")
 _MOUNTS = {
     "tracefs": ("tracefs", "/sys/kernel/tracing"),
@@ -95,7 +95,7 @@ def in_container(root: Path = Path("/"), environ: Mapping[str, str] = os.environ
 def pid_namespace_is_the_hosts(proc_root: Path = Path("/proc")) -> bool:
     """Whether this /proc numbers processes as the kernel does; True where that may not be looked at."""
     try:
-        return str((proc_root / "1/ns/pid").readlink()) == _FIRST_PID_NAMESPACE
+        return str((proc_root / "1/ns/pid").readlink()) == FIRST_PID_NAMESPACE
     except OSError:
         return True
 
