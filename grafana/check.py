@@ -229,8 +229,13 @@ def one_of(values: Iterable[str]) -> str:
 
 
 def filtered(values: Iterable[str], regex: str) -> Iterator[str]:
-    """Values that a variable's `regex` (`/.../`, or empty for all) matches."""
+    """Values that a variable's `regex` (`/.../`, or empty for all) matches.
+
+    Raises ValueError for one with a group, whose text Grafana would take for the value.
+    """
     pattern = re.compile(regex.strip("/")) if regex else None
+    if pattern is not None and pattern.groups:
+        raise ValueError(f"{regex} captures: Grafana would take the first group for the value")
     return (value for value in values if pattern is None or pattern.search(value))
 
 

@@ -24,7 +24,7 @@ VARIABLES_IN_LINKS = "${__url_time_range}&${__all_variables}"
 def new(uid: str, title: str, description: str, since: str = "now-1h") -> dashboard.Dashboard:
     """An empty dashboard with the links and the data source variable."""
     board = dashboard.Dashboard(title).uid(uid).description(description).tags([TAG])
-    board.time(since, "now").refresh("30s").timezone("browser").readonly()
+    board.time(since, "now").refresh("30s").timezone("browser")
     board.tooltip(model.DashboardCursorSync.CROSSHAIR).link(_siblings())
     board._internal.schema_version = SCHEMA_VERSION  # noqa: SLF001  the builders have no method for it
     return board.with_variable(_datasource())
@@ -73,10 +73,13 @@ def host(series: str) -> dashboard.QueryVariable:
 
 
 def interface() -> dashboard.QueryVariable:
-    """Interfaces of the chosen hosts. All means all that are no bridge, tunnel or loopback: no byte twice."""
+    """Interfaces of the chosen hosts. All means all that are no bridge, tunnel or loopback: no byte twice.
+
+    The expression must capture nothing: Grafana would take the first group for the value.
+    """
     series = select("system_network_io_bytes_total", HOST)
     variable = _labels("interface", "Interface", "Without bridges, tunnels and loopback", series, "device")
-    return variable.regex(f"/^(?!({VIRTUAL_DEVICES})$)/")
+    return variable.regex(f"/^(?!(?:{VIRTUAL_DEVICES})$).*$/")
 
 
 def service() -> dashboard.QueryVariable:

@@ -95,3 +95,14 @@ def top(count: int, expression: str, rest: str = "") -> str:
     """
     others = f', "{rest}"' if rest else ""
     return f"WITH (q = {expression}) topk_avg({count}, q default 0{others}) if on() count(q)"
+
+
+def dashed(expression: str, *labels: str) -> str:
+    """`expression`, a dash in these labels where a series lacks them: a column no row has is not shown.
+
+    >>> dashed("q", "a")
+    'label_replace(q, "a", "-", "a", "")'
+    """
+    for label in labels:
+        expression = f'label_replace({expression}, "{label}", "-", "{label}", "")'
+    return expression

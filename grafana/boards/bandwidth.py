@@ -59,7 +59,8 @@ def _owner_changes(direction: str) -> frame.Marks:
     return frame.Marks(
         f"Owner of {direction}",
         look.DIRECTION[direction],
-        f"{since} * 1000",
+        # each owner of an interval, however long the range on the screen makes it
+        f"last_over_time({since}[$__interval]) * 1000",
         f"{direction}: {{{{process_executable_name}}}} {{{{process_pid}}}}",
         "{{kernob_service}} on {{host_name}} became the first of those that " + direction,
     )
@@ -189,13 +190,13 @@ def _by_destination(direction: str) -> Timeseries:
 def _share(direction: str) -> Timeseries:
     text = Text(
         f"Share of the interface, {WORD[direction]}",
-        f"What each process {WORD[direction]} over all the chosen interfaces carried. More than 100 %: "
-        "traffic that crossed a bridge to a container and not these interfaces.",
+        f"What each process {WORD[direction]}, over what the chosen interfaces of its host carried. More than "
+        "100 %: traffic that crossed a bridge to a container and not these interfaces.",
         f"{NO_TRAFFIC} Or {NO_HOSTMETRICS}",
     )
     rate = per_second(query.process_flow(direction), PROCESS)
-    whole = per_second(query.interface(direction))
-    share = f"({rate}) / on() group_left() ({whole} > 0)"
+    whole = per_second(query.interface(direction), ("host_name",))
+    share = f"({rate}) / on (host_name) group_left () ({whole} > 0)"
     ranked = top(6, share)
     legend = "{{process_executable_name}} {{process_pid}}"
     panel = look.lines(text, look.SHARE, HALF, look.over_time(ranked, legend))

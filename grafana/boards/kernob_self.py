@@ -9,7 +9,7 @@ from grafana_foundation_sdk.builders.dashboard import Dashboard, Row
 
 from grafana import frame, look
 from grafana.look import BAD, CALM, WARN, Column, Panel, Place, Text
-from grafana.query import HOST, NOW, WINDOW, per_second, select, total
+from grafana.query import HOST, NOW, WINDOW, dashed, per_second, select, total
 
 UID = "kernob-self"
 
@@ -127,12 +127,8 @@ def _hooks() -> Iterator[Panel]:
         NO_AGENT,
     )
     by = "min by (host_name,kernob_probe,kernob_hook,kernob_strategy,error_type)"
-    failed, fine = (
-        f"{by} ({_now('kernob_probe_attached_ratio', reason)})"
-        for reason in ('error_type!=""', 'error_type=""')
-    )
-    # an attached hook has no such label, and a table no column for what no row has
-    hooks = look.rows(f'{failed} or label_set({fine}, "error_type", "-")')
+    attached = f"{by} ({_now('kernob_probe_attached_ratio')})"
+    hooks = look.rows(dashed(attached, "kernob_strategy", "error_type"))
     words = {"1": ("attached", CALM), "0": ("not attached", BAD)}
     columns = (
         Column("kernob_probe", "Probe", width=90),
@@ -142,7 +138,7 @@ def _hooks() -> Iterator[Panel]:
         Column("error_type", "Reason", width=160),
         Column("host_name", "Host", width=100),
     )
-    yield look.table(text, Place(14, 9), columns, hooks)
+    yield look.table(text, Place(11, 9), columns, hooks)
     text = Text(
         "Alerts",
         "Alerts that fire or are about to, and since when. Shows nothing either if vmalert is not running: "
@@ -150,14 +146,22 @@ def _hooks() -> Iterator[Panel]:
         "no alert is pending or firing.",
         "no alert",
     )
-    since = "max by (alertname,severity,host_name) (ALERTS_FOR_STATE) * 1000"
+    by = "max by (alertname,severity,host_name,kernob_service,process_executable_name)"
+    # topk: the limit of every query by process; 100 alerts at once are no table any more
+    since = f"topk(100, {by} (ALERTS_FOR_STATE)) * 1000"
+    state = f'topk(100, {by} (2 * ALERTS{{alertstate="firing"}} or ALERTS{{alertstate="pending"}}))'
+    optional = ("severity", "host_name", "kernob_service", "process_executable_name")
     alerts = (
         Column("alertname", "Alert"),
-        Column("severity", "Severity", width=90),
-        Column("host_name", "Host", width=100),
-        Column("Value", "Since", look.TIME, 160),
+        Column("Value #B", "State", look.COUNT, 80, words={"1": ("pending", WARN), "2": ("firing", BAD)}),
+        Column("severity", "Severity", width=85),
+        Column("Value #A", "Since", look.TIME, 155),
+        Column("process_executable_name", "Process", width=100),
+        Column("kernob_service", "Service", width=100),
+        Column("host_name", "Host", width=80),
     )
-    yield look.table(text, Place(10, 9), alerts, look.rows(since))
+    queries = (look.rows(dashed(since, *optional), "A"), look.rows(dashed(state, *optional), "B"))
+    yield look.table(text, Place(13, 9), alerts, *queries)
 
 
 # ---- losses, coverage ----------------------------------------------------------------------------

@@ -31,6 +31,7 @@ QUIET = {
     ("kernob-self", "Collector: points", "B"),
     ("kernob-self", "VictoriaMetrics: rows", "B"),
     ("kernob-self", "Alerts", "A"),
+    ("kernob-self", "Alerts", "B"),
     ("kernob-host", "Descriptors gained in this range", "A"),
     ("kernob-host", "Descriptors gained in this range", "B"),
     ("kernob-host", "Descriptors gained in this range", "C"),

@@ -108,9 +108,26 @@ def test_variables_are_safe_in_regular_expressions(board: dict[str, Any]) -> Non
         for operator, name in re.findall(r'(=~|!~|!=|=)"\$\{?(\w+)\}?"', text):
             assert name in several
             assert operator == "=~"
-        used = set(re.findall(r"\$\{?(\w+)", text)) - {"__range", "__rate_interval"}
+        used = set(re.findall(r"\$\{?(\w+)", text)) - {"__range", "__rate_interval", "__interval"}
         assert used <= names
     assert len(names) == len(board["templating"]["list"])
+
+
+@pytest.mark.parametrize("board", every_board())
+def test_a_variable_s_filter_keeps_whole_values(board: dict[str, Any]) -> None:
+    """It captures nothing, since Grafana would take what is captured for the value."""
+    for each in board["templating"]["list"]:
+        assert list(check.filtered(["eth0"], each.get("regex", ""))) == ["eth0"]
+    with pytest.raises(ValueError, match="captures"):
+        check.filtered(["eth0"], "/(eth)0/")
+
+
+def test_virtual_interfaces_are_no_choice() -> None:
+    """Bridges, their ends, tunnels and loopback would count bytes twice, or none that leave."""
+    (each,) = [v for v in BOARDS["kernob-bandwidth"]["templating"]["list"] if v["name"] == "interface"]
+    virtual = ["lo", "veth12ab", "docker0", "br-cda629d65038", "wg0", "tun0", "ifb1", "virbr0"]
+    real = ["eth0", "ens3", "bond0", "wlan0", "lonely0", "enp0s31f6"]
+    assert list(check.filtered([*virtual, *real], each["regex"])) == real
 
 
 @pytest.mark.parametrize("board", every_board())
