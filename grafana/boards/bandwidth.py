@@ -143,6 +143,7 @@ def _alerts() -> Stat:
 # ---- rates ---------------------------------------------------------------------------------------
 
 HALF = Place(12, 10)
+PROCESS_LEGEND = "{{kernob_service}} {{process_executable_name}} {{process_pid}}"
 
 
 def _by_service(direction: str) -> Timeseries:
@@ -160,14 +161,13 @@ def _by_service(direction: str) -> Timeseries:
 def _by_process(direction: str) -> Timeseries:
     text = Text(
         f"By process: {WORD[direction]}",
-        f"Bytes a second each process {WORD[direction]}, by executable and PID. `~other` stands for "
-        "processes beyond the agent's series cap.",
+        f"Bytes a second each process {WORD[direction]}, by service, executable and PID. `~other` stands "
+        "for processes beyond the agent's series cap.",
         NO_TRAFFIC,
     )
     rate = per_second(query.process_flow(direction), PROCESS)
-    ranked = top(8, rate, "process_executable_name=all others")
-    legend = "{{process_executable_name}} {{process_pid}}"
-    return look.stacked(text, look.BYTES_PER_S, HALF, look.over_time(ranked, legend))
+    ranked = top(8, rate, "kernob_service=all others")
+    return look.stacked(text, look.BYTES_PER_S, HALF, look.over_time(ranked, PROCESS_LEGEND))
 
 
 def _by_destination(direction: str) -> Timeseries:
@@ -190,16 +190,15 @@ def _by_destination(direction: str) -> Timeseries:
 def _share(direction: str) -> Timeseries:
     text = Text(
         f"Share of the interface, {WORD[direction]}",
-        f"What each process {WORD[direction]}, over what the chosen interfaces of its host carried. More than "
-        "100 %: traffic that crossed a bridge to a container and not these interfaces.",
+        f"What each process {WORD[direction]}, over what the chosen interfaces of its host carried. More "
+        "than 100 %: traffic that crossed a bridge to a container and not these interfaces.",
         f"{NO_TRAFFIC} Or {NO_HOSTMETRICS}",
     )
     rate = per_second(query.process_flow(direction), PROCESS)
     whole = per_second(query.interface(direction), ("host_name",))
     share = f"({rate}) / on (host_name) group_left () ({whole} > 0)"
     ranked = top(6, share)
-    legend = "{{process_executable_name}} {{process_pid}}"
-    panel = look.lines(text, look.SHARE, HALF, look.over_time(ranked, legend))
+    panel = look.lines(text, look.SHARE, HALF, look.over_time(ranked, PROCESS_LEGEND))
     return panel.axis_soft_max(1).thresholds(look.thresholds({0.8: BAD}))
 
 
