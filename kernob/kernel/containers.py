@@ -140,6 +140,7 @@ class ContainerNames:
     def _on_seen(self, container_id: str, name: str) -> None:
         """From the watch's thread."""
         if name := self._printable(name):
+            log.debug("container %s is called %s", container_id[:12], name)
             _keep(self._seen, container_id, name)
 
     def _printable(self, name: str) -> str:
