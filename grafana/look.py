@@ -36,7 +36,7 @@ DIRECTION: Final[Mapping[str, str]] = {
     "write": "blue",
 }
 BYTES, BYTES_PER_S, SHARE, COUNT, SECONDS = "decbytes", "Bps", "percentunit", "short", "s"
-TEXT, TIME = "string", "dateTimeAsIso"
+TEXT, TIME = "string", "dateTimeAsIsoNoDateIfToday"
 
 Panel = Timeseries | Stat | Table | BarGauge
 AnyPanel = TypeVar("AnyPanel", Timeseries, Stat, Table, BarGauge)
@@ -176,6 +176,12 @@ def stacked(text: Text, unit: str, place: Place, *queries: Dataquery) -> Timeser
     """Areas on top of each other: the whole, and what it is made of."""
     stacking = common.StackingConfig().mode(options.StackingMode.NORMAL).group("A")
     return lines(text, unit, place, *queries).fill_opacity(45).stacking(stacking)
+
+
+def limited(panel: Timeseries, levels: Mapping[float, str], base: str = CALM) -> Timeseries:
+    """`panel` with a dashed line at each of these values."""
+    style = common.GraphThresholdsStyleConfig().mode(options.GraphTresholdsStyleMode.DASHED)
+    return panel.thresholds(thresholds(levels, base)).thresholds_style(style)
 
 
 def stat(text: Text, unit: str, place: Place, *queries: Dataquery) -> Stat:

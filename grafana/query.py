@@ -22,6 +22,9 @@ WINDOW = "$__rate_interval"
 NOW = "2m"
 """Window of what is true now: twice the agent's longest re-send interval."""
 
+ALERTS_FIRING = 'count(ALERTS{alertstate="firing"}) or 0 * count(last_over_time(vmalert_iteration_total[2m]))'
+"""How many alerts fire: 0 where vmalert evaluates its rules, nothing where it does not."""
+
 HOST = 'host_name=~"$host"'
 REMOTE_FLOW = 'kernob_peer_class!="localhost"'
 LOOPBACK = "(::ffff:)?127[.].*|::1|localhost"
@@ -106,3 +109,14 @@ def dashed(expression: str, *labels: str) -> str:
     for label in labels:
         expression = f'label_replace({expression}, "{label}", "-", "{label}", "")'
     return expression
+
+
+def for_each(ranking: str, expression: str) -> str:
+    """`expression` for what `ranking` lists and nothing else, 0 where it says nothing: no hole in a table.
+
+    A query without any result would also change how Grafana names the values of the others.
+
+    >>> for_each("topk(5, r)", "q")
+    '(q and topk(5, r)) or 0 * topk(5, r)'
+    """
+    return f"({expression} and {ranking}) or 0 * {ranking}"

@@ -16,7 +16,18 @@ from grafana_foundation_sdk.builders.timeseries import Panel as Timeseries
 
 from grafana import frame, look, query
 from grafana.look import BAD, CALM, PLAIN, WARN, Column, Panel, Place, Text
-from grafana.query import HOST, NOW, PROCESS, PROCESS_FLOW, REMOTE_FLOW, per_second, select, top, total
+from grafana.query import (
+    HOST,
+    NOW,
+    PROCESS,
+    PROCESS_FLOW,
+    REMOTE_FLOW,
+    for_each,
+    per_second,
+    select,
+    top,
+    total,
+)
 
 UID = "kernob-bandwidth"
 
@@ -100,17 +111,19 @@ def _owner() -> Table:
         "nobody stands out",
     )
     columns = (
-        Column("network_io_direction", "Direction", width=85),
+        Column("network_io_direction", "Direction", width=80),
         Column("process_executable_name", "Process", width=110),
-        Column("process_pid", "PID", width=75),
+        Column("process_pid", "PID", width=70),
         Column("kernob_service", "Service", link=("Only this service", _only("service", "Service"))),
-        Column("Value #A", "Share", look.SHARE, 110, gauge=True, levels={0.5: WARN, 0.8: BAD}),
-        Column("Value #B", "Since", look.TIME, 155),
-        Column("host_name", "Host", width=90),
+        Column("Value #A", "Share", look.SHARE, 90, gauge=True, levels={0.5: WARN, 0.8: BAD}),
+        Column("Value #B", "Since", look.TIME, 145),
+        Column("host_name", "Host", width=70),
     )
     share = look.rows(select(OWNER_SHARE, HOST), "A")
-    since = look.rows(select(OWNER_SINCE, HOST) + " * 1000", "B")
-    return look.table(text, Place(12, 6), columns, share, since)
+    # who took over a moment ago has no time recorded yet: then it is now
+    began = f"{select(OWNER_SINCE, HOST)} * 1000 or 0 * {select(OWNER_SHARE, HOST)} + time() * 1000"
+    since = look.rows(began, "B")
+    return look.table(text, Place(14, 6), columns, share, since)
 
 
 def _coverage() -> Stat:
@@ -123,20 +136,20 @@ def _coverage() -> Stat:
         "too little traffic",
     )
     worst = f"min(last_over_time({select('kernob_coverage_ratio', HOST)}[{NOW}]))"
-    panel = look.stat(text, look.SHARE, Place(3, 6), look.at_end(worst, "coverage"))
+    panel = look.stat(text, look.SHARE, Place(2, 6), look.at_end(worst, "coverage"))
     levels = look.thresholds({0.7: WARN, 0.9: CALM}, base=BAD)
     return panel.decimals(0).thresholds(levels).links([frame.see("Hooks and losses", "kernob-self")])
 
 
 def _alerts() -> Stat:
     text = Text(
-        "Alerts firing",
-        "Alert rules of vmalert that fire, on all hosts. 0 is also what it shows while vmalert is not "
-        "running; the dashboard Kernob itself tells the two apart.",
-        "VictoriaMetrics did not answer.",
+        "Alerts",
+        "Alert rules that fire, on all hosts. The dashboard Kernob itself names them.",
+        "vmalert has not evaluated a rule for two minutes: nobody watches.",
+        "nobody watches",
     )
-    firing = 'count(ALERTS{alertstate="firing"}) or vector(0)'
-    panel = look.stat(text, look.COUNT, Place(3, 6), look.at_end(firing, "firing"))
+    firing = query.ALERTS_FIRING
+    panel = look.stat(text, look.COUNT, Place(2, 6), look.at_end(firing, "firing"))
     return panel.thresholds(look.thresholds({1.0: BAD})).links([frame.see("Which ones", "kernob-self")])
 
 
@@ -199,7 +212,7 @@ def _share(direction: str) -> Timeseries:
     share = f"({rate}) / on (host_name) group_left () ({whole} > 0)"
     ranked = top(6, share)
     panel = look.lines(text, look.SHARE, HALF, look.over_time(ranked, PROCESS_LEGEND))
-    return panel.axis_soft_max(1).thresholds(look.thresholds({0.8: BAD}))
+    return look.limited(panel.axis_soft_max(1), {0.8: BAD})
 
 
 def _explained(direction: str) -> Timeseries:
@@ -238,7 +251,7 @@ def _who_moved_how_much() -> Table:
         total(query.process_flow("transmit"), PROCESS_FLOW),
         total(query.process_flow("receive"), PROCESS_FLOW),
     )
-    ranked = [f"({expression}) and {ranking}" for expression in expressions]
+    ranked = [for_each(ranking, expression) for expression in expressions]
     columns = (
         Column("kernob_service", "Service", link=("Only this service", _only("service", "Service"))),
         Column("process_executable_name", "Process", width=140),

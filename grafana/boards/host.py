@@ -12,7 +12,7 @@ from grafana_foundation_sdk.builders.dashboard import Dashboard, Row
 
 from grafana import frame, look
 from grafana.look import BAD, WARN, Column, Panel, Place, Text
-from grafana.query import HOST, NOW, WINDOW, per_second, select, top, total
+from grafana.query import HOST, NOW, WINDOW, for_each, per_second, select, top, total
 
 UID = "kernob-host"
 
@@ -139,7 +139,7 @@ def _disks() -> Iterator[Panel]:
         NO_HOSTMETRICS,
     )
     busy = look.over_time(_busy_disk(WINDOW), "{{device}} {{host_name}}")
-    yield (look.lines(text, look.SHARE, THIRD, busy).axis_soft_max(1).thresholds(look.thresholds(NEARLY)))
+    yield look.limited(look.lines(text, look.SHARE, THIRD, busy).axis_soft_max(1), NEARLY)
     for direction, verb in (("read", "read from"), ("write", "written to")):
         text = Text(
             f"Disks: {direction}", f"Bytes a second {verb} each disk, as its driver counts.", NO_HOSTMETRICS
@@ -177,7 +177,7 @@ def _disk_users() -> Panel:
     moved = "process_disk_io_bytes_total"
     ranking = f"topk(20, {total(select(moved, HOST), WHO)} > 0)"
     read, written = (
-        f"{total(select(moved, HOST, matcher), WHO)} and {ranking}"
+        for_each(ranking, total(select(moved, HOST, matcher), WHO))
         for matcher in ('direction="read"', 'direction="write"')
     )
     columns = (
@@ -278,7 +278,7 @@ def _descriptors() -> Iterator[Panel]:
         Column("Value #C", "Per hour", look.COUNT, 90),
         Column("host_name", "Host", width=100),
     )
-    queries = (f"{descriptors} and {ranking}", ranking, f"{slope} and {ranking}")
+    queries = (for_each(ranking, descriptors), ranking, for_each(ranking, slope))
     yield look.table(text, HALF, columns, *(look.rows(q, ref) for q, ref in zip(queries, "ABC", strict=True)))
     text = Text("Processes by state", "Processes of the machine by what they are doing.", NO_HOSTMETRICS)
     count = _by(("status",), "sum", "system_processes_count")

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from grafana_foundation_sdk.builders.dashboard import Dashboard, Row
+from grafana_foundation_sdk.builders.stat import Panel as Stat
 
 from grafana import frame, look
 from grafana.look import BAD, CALM, WARN, Column, Panel, Place, Text
-from grafana.query import HOST, NOW, WINDOW, dashed, per_second, select, total
+from grafana.query import ALERTS_FIRING, HOST, NOW, WINDOW, dashed, per_second, select, total
 
 UID = "kernob-self"
 
@@ -49,68 +50,50 @@ def _now(metric: str, *matchers: str) -> str:
 
 def _glance() -> Iterator[Panel]:
     attached = _now("kernob_probe_attached_ratio")
+    says = "Hosts whose agent sent data in the last two minutes."
+    yield _number(Text("Agents", says, NO_AGENT, "none"), f"count(count by (host_name) ({attached}))")
+    text = Text(
+        "Oldest data",
+        "Age of the last data of the agent that has been silent longest, of those that sent any in the last "
+        "hour.",
+        NO_AGENT,
+    )
     age = f"time() - min(tlast_over_time({select('kernob_probe_attached_ratio', HOST)}[1h]))"
-    for text, unit, expression, levels in (
-        (
-            Text("Agents", "Hosts whose agent sent data in the last two minutes.", NO_AGENT, "none"),
-            look.COUNT,
-            f"count(count by (host_name) ({attached}))",
-            None,
-        ),
-        (
-            Text(
-                "Oldest data",
-                "Age of the last data of the agent that has been silent longest, of those that sent any in "
-                "the last hour.",
-                NO_AGENT,
-            ),
-            look.SECONDS,
-            age,
-            {90.0: WARN, 300.0: BAD},
-        ),
-        (
-            Text(
-                "Hooks not attached",
-                "Hooks for which no way of attaching was accepted. What they would have counted is "
-                "missing; the reasons stand below and in `kernob doctor`.",
-                NO_AGENT,
-            ),
-            look.COUNT,
-            f"sum(1 - {attached})",
-            {1.0: BAD},
-        ),
-        (
-            Text(
-                "Lost in this range",
-                "What Kernob itself could not count or keep apart in the range on the screen, all causes.",
-                NO_AGENT,
-            ),
-            look.COUNT,
-            f"round({total(select('kernob_lost_total', HOST))})",
-            {1.0: WARN, 1000.0: BAD},
-        ),
-        (
-            Text(
-                "Failed exports",
-                "OTLP requests that failed in the range on the screen. Counters are cumulative, so that "
-                "nothing is lost once one gets through.",
-                NO_AGENT,
-            ),
-            look.COUNT,
-            f"round({total(select('kernob_export_failures_total', HOST))}) or 0 * count({attached})",
-            {1.0: WARN, 100.0: BAD},
-        ),
-        (
-            Text(
-                "Alerts firing", "Alert rules that fire, on all hosts; the table below names them.", NO_AGENT
-            ),
-            look.COUNT,
-            'count(ALERTS{alertstate="firing"}) or vector(0)',
-            {1.0: BAD},
-        ),
-    ):
-        panel = look.stat(text, unit, STAT, look.at_end(expression, text.title))
-        yield panel.thresholds(look.thresholds(levels)).links([_to_bandwidth()])
+    yield _number(text, age, {90.0: WARN, 300.0: BAD}).unit(look.SECONDS)
+    text = Text(
+        "Hooks not attached",
+        "Hooks for which no way of attaching was accepted. What they would have counted is missing; the "
+        "reasons stand below and in `kernob doctor`.",
+        NO_AGENT,
+    )
+    yield _number(text, f"sum(1 - {attached})", {1.0: BAD})
+    text = Text(
+        "Lost in this range",
+        "What Kernob itself could not count or keep apart in the range on the screen, all causes.",
+        NO_AGENT,
+    )
+    lost = f"round({total(select('kernob_lost_total', HOST))})"
+    yield _number(text, lost, {1.0: WARN, 1000.0: BAD})
+    text = Text(
+        "Failed exports",
+        "OTLP requests that failed in the range on the screen. Counters are cumulative, so that nothing is "
+        "lost once one gets through.",
+        NO_AGENT,
+    )
+    failed = f"round({total(select('kernob_export_failures_total', HOST))}) or 0 * count({attached})"
+    yield _number(text, failed, {1.0: WARN, 100.0: BAD})
+    text = Text(
+        "Alerts firing",
+        "Alert rules that fire, on all hosts; the table below names them.",
+        "vmalert has not evaluated a rule for two minutes: nobody watches.",
+        "nobody watches",
+    )
+    yield _number(text, ALERTS_FIRING, {1.0: BAD})
+
+
+def _number(text: Text, expression: str, levels: Mapping[float, str] | None = None) -> Stat:
+    panel = look.stat(text, look.COUNT, STAT, look.at_end(expression, text.title))
+    return panel.thresholds(look.thresholds(levels)).links([_to_bandwidth()])
 
 
 def _to_bandwidth() -> frame.Link:
@@ -131,12 +114,12 @@ def _hooks() -> Iterator[Panel]:
     hooks = look.rows(dashed(attached, "kernob_strategy", "error_type"))
     words = {"1": ("attached", CALM), "0": ("not attached", BAD)}
     columns = (
-        Column("kernob_probe", "Probe", width=90),
-        Column("kernob_hook", "Hook", width=90),
-        Column("Value", "State", look.COUNT, 110, words=words),
+        Column("kernob_probe", "Probe", width=70),
+        Column("kernob_hook", "Hook", width=70),
+        Column("Value", "State", look.COUNT, 100, words=words),
         Column("kernob_strategy", "Strategy"),
-        Column("error_type", "Reason", width=160),
-        Column("host_name", "Host", width=100),
+        Column("error_type", "Reason", width=110),
+        Column("host_name", "Host", width=70),
     )
     yield look.table(text, Place(11, 9), columns, hooks)
     text = Text(
@@ -146,19 +129,18 @@ def _hooks() -> Iterator[Panel]:
         "no alert is pending or firing.",
         "no alert",
     )
-    by = "max by (alertname,severity,host_name,kernob_service,process_executable_name)"
+    by = "max by (alertname,severity,host_name,process_executable_name)"
     # topk: the limit of every query by process; 100 alerts at once are no table any more
     since = f"topk(100, {by} (ALERTS_FOR_STATE)) * 1000"
     state = f'topk(100, {by} (2 * ALERTS{{alertstate="firing"}} or ALERTS{{alertstate="pending"}}))'
-    optional = ("severity", "host_name", "kernob_service", "process_executable_name")
+    optional = ("severity", "host_name", "process_executable_name")
     alerts = (
         Column("alertname", "Alert"),
         Column("Value #B", "State", look.COUNT, 80, words={"1": ("pending", WARN), "2": ("firing", BAD)}),
-        Column("severity", "Severity", width=85),
-        Column("Value #A", "Since", look.TIME, 155),
-        Column("process_executable_name", "Process", width=100),
-        Column("kernob_service", "Service", width=100),
-        Column("host_name", "Host", width=80),
+        Column("severity", "Severity", width=75),
+        Column("Value #A", "Since", look.TIME, 140),
+        Column("process_executable_name", "Process", width=95),
+        Column("host_name", "Host", width=75),
     )
     queries = (look.rows(dashed(since, *optional), "A"), look.rows(dashed(state, *optional), "B"))
     yield look.table(text, Place(13, 9), alerts, *queries)
@@ -185,7 +167,7 @@ def _losses() -> Iterator[Panel]:
         select("kernob_bpf_map_entries", HOST), select("kernob_bpf_map_capacity", HOST)
     )
     panel = look.lines(text, look.SHARE, THIRD, look.over_time(fill, "{{kernob_map}} {{host_name}}"))
-    yield panel.axis_soft_max(1).thresholds(look.thresholds({0.8: WARN, 0.95: BAD}))
+    yield look.limited(panel.axis_soft_max(1), {0.8: WARN, 0.95: BAD})
     text = Text(
         "Coverage",
         "Part of the interfaces' bytes that processes account for, by direction. Slightly above 100 % is "
@@ -196,7 +178,7 @@ def _losses() -> Iterator[Panel]:
     coverage = f"max by (host_name,interface,network_io_direction) ({select('kernob_coverage_ratio', HOST)})"
     legend = "{{interface}} {{network_io_direction}} {{host_name}}"
     panel = look.lines(text, look.SHARE, THIRD, look.over_time(coverage, legend))
-    yield panel.axis_soft_max(1).thresholds(look.thresholds({0.7: WARN, 0.9: CALM}, base=BAD))
+    yield look.limited(panel.axis_soft_max(1), {0.7: WARN, 0.9: CALM}, base=BAD)
 
 
 # ---- cost ----------------------------------------------------------------------------------------
@@ -297,7 +279,7 @@ def _stack() -> Iterator[Panel]:
     )
     fill = "max by (exporter,data_type) (otelcol_exporter_queue_size / otelcol_exporter_queue_capacity)"
     panel = look.lines(text, look.SHARE, THIRD, look.over_time(fill, "{{exporter}} {{data_type}}"))
-    yield panel.axis_soft_max(1).thresholds(look.thresholds({0.5: WARN, 0.9: BAD}))
+    yield look.limited(panel.axis_soft_max(1), {0.5: WARN, 0.9: BAD})
     text = Text("Memory of the stack", "Resident memory of Collector, VictoriaMetrics and vmalert.", NO_STACK)
     yield look.lines(
         text,
