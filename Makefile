@@ -5,11 +5,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev top doctor test lint format docs bench lock clean
+.PHONY: help setup setup-dev top doctor test lint format docs dashboards bench stack-images lock clean
 
 help: ## say what there is
 	@printf 'Kernob: which process sends how many bytes to whom.\n\n'
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@printf '\nThe environment is %s, the program %s/kernob.\n' '$(VENV)' '$(BIN)'
 
 setup: ## install what is missing, build .venv
@@ -31,6 +31,7 @@ lint: setup-dev ## ruff, mypy --strict, clang-format
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/mypy --python-version 3.11 grafana
 	@find bpf -path bpf/include -prune -o \( -name '*.c' -o -name '*.h' \) -print0 | \
 		xargs -0 -r $(BIN)/clang-format --dry-run -Werror
 
@@ -43,15 +44,21 @@ format: setup-dev ## let ruff and clang-format rewrite the sources
 docs: setup ## write docs/metrics.md from the code
 	@$(BIN)/python -m scripts.metrics_doc
 
+dashboards: setup-dev ## write grafana/dashboards/*.json from the code
+	@$(BIN)/python -m grafana.generate
+
 bench: setup-dev ## run all benchmarks (half an hour; needs gcc)
 	@$(BIN)/python -m benchmarks
+
+stack-images: ## build the stack's images from packages, where no image registry is reachable
+	@sh docker/stack-images.sh
 
 LOCK := uv pip compile pyproject.toml --universal --python-version 3.10 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' --quiet
 
 lock: ## renew requirements*.lock from pyproject.toml (needs uv)
 	@$(LOCK) --extra build -o requirements.lock
-	@$(LOCK) --extra build --extra dev -c requirements.lock -o requirements-dev.lock
+	@$(LOCK) --extra build --extra dev --extra dashboards -c requirements.lock -o requirements-dev.lock
 
 clean: ## remove .venv and caches
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

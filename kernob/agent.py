@@ -16,21 +16,27 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from kernob import __version__
 from kernob.config import Settings
 from kernob.errors import KernelError
-from kernob.model import Event, HookReport, Snapshot
-from kernob.pipeline import Pipeline, check_machine, spare_memory
+from kernob.model import Event, HookReport, Pulse, Snapshot
+from kernob.pipeline import Pipeline, check_machine, confined, spare_memory
 from kernob.state.journal import Journal
 from kernob.state.points import MetricBatch
+
+if TYPE_CHECKING:
+    from kernob.export.outlet import Outlet
 
 log = logging.getLogger(__name__)
 
 _MIN_WATCH_S = 0.2
+_PULSE_TICKS, _PULSE_MIN_S = 3, 10.0
+"""So many intervals without a tick, and at least so long, say that it hangs: a busy machine's are late."""
 _STOP_JOIN_S = 10.0
 _FLUSH_S = 2.0
+_SIGNAL_LOOK_S = 1.0
 
 
 class Sink(Protocol):
@@ -62,11 +68,13 @@ class Agent:
         sink: Sink | None = None,
         on_end: Callable[[], None] | None = None,
         journal: Journal | None = None,
+        *,
+        drop_capabilities: bool = False,
     ) -> None:
         """Nothing happens before `with`. `on_end` is called when ticking ends, also by failure.
 
-        `journal` gets the events; it is the caller's to close.
-
+        `journal` gets the events; it is the caller's to close. `drop_capabilities`: once all is attached,
+        the thread that enters gives up what is no longer needed.
         Raises PreconditionError where nothing could be attached anyway.
         """
         check_machine()
@@ -74,11 +82,13 @@ class Agent:
         self._sink = sink
         self._on_end = on_end
         self._journal = journal
+        self._drop_capabilities = drop_capabilities
         self._pipeline = Pipeline(settings, self._on_events)
         self._changed = threading.Condition()
         self._events_wait = False
         self._snapshot: Snapshot | None = None
         self._serial = 0
+        self._ticked_s = time.monotonic()
         self._watchers: dict[object, float] = {}
         self._stopping = False
         self._thread = threading.Thread(target=self._loop, name="tick", daemon=True)
@@ -87,6 +97,14 @@ class Agent:
     def __enter__(self) -> Agent:
         """Attaches and starts ticking. Raises PreconditionError or KernelError."""
         self._pipeline.__enter__()
+        try:
+            if self._drop_capabilities:
+                self._pipeline.drop_capabilities()
+            self._pipeline.watch()
+        except BaseException:
+            self._pipeline.__exit__(None, None, None)
+            raise
+        self._ticked_s = time.monotonic()
         self._thread.start()
         return self
 
@@ -103,6 +121,11 @@ class Agent:
         """The last tick's snapshot; its flows are there only while somebody watches. None at first."""
         with self._changed:
             return self._snapshot
+
+    def pulse(self) -> Pulse:
+        """How long ago the last tick ended, or attaching did, and from when on that is too long."""
+        limit_s = max(_PULSE_MIN_S, _PULSE_TICKS * self._settings.scrape_interval_s)
+        return Pulse(time.monotonic() - self._ticked_s, limit_s)
 
     @property
     def hooks(self) -> tuple[HookReport, ...]:
@@ -169,6 +192,7 @@ class Agent:
                 self._export(snapshot)
             with self._changed:
                 self._snapshot = snapshot
+                self._ticked_s = time.monotonic()
                 self._serial += 1
                 self._changed.notify_all()
             if stopping:
@@ -257,13 +281,24 @@ class _Signals:
         log.info("%s: reading once more, flushing", signal.Signals(number).name)
 
 
+def _outlet(settings: Settings, otlp_file: Path | None) -> Outlet[MetricBatch]:
+    """The way out, made where its library's threads get no capability that will be dropped later."""
+    from kernob.export.outlet import Outlet
+
+    attributes, roots = settings.resource_attributes, (settings.proc_root, settings.host_root)
+
+    def make() -> Outlet[MetricBatch]:
+        return Outlet(settings.otlp, attributes, otlp_file, __version__, *roots, logs=settings.otlp_logs)
+
+    return confined(make) if settings.drop_capabilities else make()
+
+
 def run_agent(settings: Settings, otlp_file: Path | None) -> int:
     """`kernob run`: until SIGTERM or SIGINT, then one last reading is flushed. Returns the exit code.
 
     Raises ConfigError, PreconditionError or KernelError before anything is attached or after all is
     taken back.
     """
-    from kernob.export.outlet import Outlet
     from kernob.export.socket import SnapshotServer
     from kernob.state.store import EventStore, last_number
 
@@ -272,28 +307,24 @@ def run_agent(settings: Settings, otlp_file: Path | None) -> int:
     signals = _Signals()
     try:
         with contextlib.ExitStack() as stack:
-            outlet: Outlet[MetricBatch] = Outlet(
-                settings.otlp,
-                settings.resource_attributes,
-                otlp_file,
-                __version__,
-                settings.proc_root,
-                settings.otlp_logs,
-            )
+            outlet = _outlet(settings, otlp_file)
             stack.callback(outlet.close, _FLUSH_S)
             store = EventStore(settings.state_dir, settings.max_stored_events)
             journal = Journal(store, max(time.time_ns(), last_number(settings.state_dir) + 1))
             stack.callback(journal.close, _FLUSH_S)
-            agent = Agent(settings, outlet, on_end=signals.stop.set, journal=journal)
+            agent = Agent(
+                settings, outlet, signals.stop.set, journal, drop_capabilities=settings.drop_capabilities
+            )
             server = SnapshotServer(settings.socket_path, agent, events=journal)
             server.bind()
-            store.start()
+            confined(store.start) if settings.drop_capabilities else store.start()
             stack.callback(server.close)
             stack.enter_context(agent)
             signals.started()
             server.start()
             log.info("ready: %d hooks attached", len(agent.hooks))
-            signals.stop.wait()
+            while not signals.stop.wait(_SIGNAL_LOOK_S):
+                pass  # a signal may have been delivered to another thread, which wakes nobody
     except _StoppedEarlyError:
         log.info("stopped before everything was attached; all is taken back")
         return 0

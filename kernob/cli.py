@@ -148,6 +148,8 @@ def run(config_file: Path | None, otlp_file: Path | None) -> int:
         signal.signal(number, _end)  # until the agent takes them over
     try:
         settings = _settings(config_file)
+        # numpy's library would start threads for arithmetic that Kernob never does
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         from kernob.agent import run_agent
 
         return run_agent(settings, otlp_file)
@@ -246,6 +248,30 @@ def doctor(config_file: Path | None, socket_path: str | None, as_json: bool) -> 
     from kernob.ui.doctor import run_doctor
 
     return run_doctor(settings, as_json, _examine)
+
+
+@kernob.command(epilog=EXIT_CODES, short_help="Whether the agent is well: for a health check.")
+@_config_option
+@_socket_option
+def health(config_file: Path | None, socket_path: str | None) -> int:
+    """End with 0 where the agent answers on its socket and reads the kernel's counters, else with 1.
+
+    It is well unless its last reading is more than three scrape intervals (and 10 seconds) ago.
+    Without options it costs little more than starting Python does, so it may run every few seconds.
+
+    \b
+    Examples:
+      kernob health
+      kernob health --socket /run/kernob/agent.sock || echo not well
+    """
+    from kernob.health import run_health
+
+    if socket_path is None or config_file is not None:
+        try:
+            socket_path = os.fspath(_settings(config_file, socket_path).socket_path)
+        except KernobError as error:
+            return _fail(str(error), KernobError.exit_code, error)
+    return run_health(socket_path)
 
 
 @kernob.command(epilog=EXIT_CODES, short_help="Every setting and where it came from.")

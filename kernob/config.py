@@ -56,6 +56,8 @@ class Settings:
     state_dir: Path = Path("/var/lib/kernob")
     cache_dir: Path = Path("/var/cache/kernob")
     proc_root: Path = Path("/proc")
+    host_root: Path | None = None
+    container_names: bool = True
     log_level: str = "info"
     max_process_series: int = 10_000
     max_flow_series: int = 20_000
@@ -74,6 +76,7 @@ class Settings:
     btf_path: Path | None = None
     strategies_off: tuple[str, ...] = ()
     bpf_stats: bool = False
+    drop_capabilities: bool = True
     resource_attributes: tuple[tuple[str, str], ...] = (("service.name", DEFAULT_SERVICE_NAME),)
     otlp: OtlpSettings = field(default_factory=OtlpSettings)
     otlp_logs: OtlpSettings = LOGS_DEFAULT
@@ -111,6 +114,18 @@ _KERNOB_SETTINGS = (
     Setting("KERNOB_STATE_DIR", "state_dir", PathName(), "what must outlive a restart"),
     Setting("KERNOB_CACHE_DIR", "cache_dir", PathName(), "compiled programs"),
     Setting("KERNOB_PROC_ROOT", "proc_root", PathName("directory"), "the host's /proc, as mounted here"),
+    Setting(
+        "KERNOB_HOST_ROOT",
+        "host_root",
+        PathName("directory"),
+        "the host's root, as mounted here: containers' names, machine id (default: process 1's root)",
+    ),
+    Setting(
+        "KERNOB_CONTAINER_NAMES",
+        "container_names",
+        Flag(),
+        "whether containers are called by the names their runtimes keep on disk, else by their ids",
+    ),
     Setting("KERNOB_LOG_LEVEL", "log_level", Word(("debug", "info", "warning", "error")), "what is logged"),
     Setting(
         "KERNOB_MAX_PROCESS_SERIES",
@@ -179,6 +194,12 @@ _KERNOB_SETTINGS = (
     ),
     Setting(
         "KERNOB_BPF_STATS", "bpf_stats", Flag(), "let the kernel time Kernob's programs (costs a little)"
+    ),
+    Setting(
+        "KERNOB_DROP_CAPABILITIES",
+        "drop_capabilities",
+        Flag(),
+        "whether kernob run gives up, once attached, what it no longer needs",
     ),
 )
 

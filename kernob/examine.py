@@ -51,6 +51,8 @@ def examine(settings: Settings, running: View | None) -> DoctorReport:
         losses=running.losses if running else {},
         blind_spots=tuple(spot for probe in PROBES for spot in probe.blind_spots),
         advice=advice(facts),
+        may_mount=facts.may_mount,
+        in_container=facts.in_container,
     )
 
 

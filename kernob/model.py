@@ -323,6 +323,14 @@ class ProgramRuns:
 
 
 @dataclass(frozen=True, slots=True)
+class Pulse:
+    """Whether the agent lives: its last tick ended `age_s` seconds ago; beyond `limit_s` it does not."""
+
+    age_s: float
+    limit_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """What the agent knew at the end of one tick; immutable, shared by all readers.
 
@@ -348,7 +356,8 @@ class DoctorReport:
 
     Of the machine: `capabilities` are the effective ones that matter, `lockdown` is "none", "integrity",
     "confidentiality" or "unknown"; `btf` and `headers` are paths and `bcc` a version, "" where there is
-    none; `mounts` maps tracefs, debugfs, bpffs and cgroup2 to their mount points, "" where not mounted.
+    none; `mounts` maps tracefs, debugfs, bpffs and cgroup2 to their mount points, "" where not mounted;
+    `may_mount` says whether Kernob can mount its own then. `in_container`: it looked from inside one.
 
     Of Kernob: `agent` is the socket of the running agent that `hooks`, `maps` and `losses` are from; "" says
     that the hooks were attached for this report and taken away again. `problem` is why none could be, and
@@ -374,3 +383,5 @@ class DoctorReport:
     losses: dict[str, int] = field(default_factory=dict)
     blind_spots: tuple[str, ...] = ()
     advice: tuple[str, ...] = ()
+    may_mount: bool = False
+    in_container: bool = False

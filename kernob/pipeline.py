@@ -12,6 +12,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -20,6 +21,9 @@ from numpy.typing import NDArray
 from kernob import event_feed
 from kernob.config import Settings
 from kernob.derive.coverage import Payload, Reach, coverage, wire_bytes
+from kernob.kernel.capabilities import check_view
+from kernob.kernel.containers import ContainerNames
+from kernob.kernel.privileges import confined, drop
 from kernob.kernel.proc_sockets import ProcSockets
 from kernob.kernel.procfs import InterfaceCounters, ProcFs
 from kernob.kernel.session import KernelOptions, Session, check_permission, settle_memory, spare_memory
@@ -34,15 +38,18 @@ from kernob.state.known import Known
 from kernob.state.names import needs_full_args, sanitize, service_of, split_args
 from kernob.state.processes import Process
 from kernob.state.series import SeriesStore
+from kernob.state.stamps import Stamps
 from kernob.state.traffic import Caps, TrafficState
 
-__all__ = ["Pipeline", "kernel_options", "new_session", "spare_memory"]
+__all__ = ["Pipeline", "confined", "kernel_options", "new_session", "spare_memory"]
 
 log = logging.getLogger(__name__)
 
 _LIVENESS_S = 60.0
 _FULL_ARGS_BYTES = 65536
 _AFTER_TICK_NS = 2_000_000
+_CONFIRM_S = 10.0
+"""Longer than a backend keeps what it acknowledged in memory only (VictoriaMetrics: 5 s)."""
 
 
 def check_machine() -> None:
@@ -76,6 +83,15 @@ def new_session(settings: Settings, prepare: Callable[[Session], None] | None = 
     return Session(sources, hooks, kernel_options(settings), prepare)
 
 
+def _container_names(settings: Settings) -> ContainerNames | None:
+    """What looks names of containers up, None where that is switched off."""
+    if not settings.container_names:
+        return None
+    proc_root, configured = settings.proc_root, settings.host_root
+    roots = (configured,) if configured else (proc_root / "1" / "root", Path("/"))
+    return ContainerNames(roots, proc_root, sanitize)
+
+
 class Pipeline:
     """See the module. Use as a context manager: programs are attached inside it.
 
@@ -86,8 +102,10 @@ class Pipeline:
         """`on_events` is called from a thread when `events` has some to give."""
         self._settings = settings
         self._proc = ProcFs(settings.proc_root, sanitize, split_args)
+        self._containers = _container_names(settings)
         self._session = new_session(settings, self._seed)
-        self.store = SeriesStore(settings.resend_interval_s)
+        networked = settings.otlp.exporter != "none"
+        self.store = SeriesStore(settings.resend_interval_s, _CONFIRM_S if networked else 0.0)
         caps = Caps(
             settings.max_process_series,
             settings.max_flow_series,
@@ -98,7 +116,8 @@ class Pipeline:
         happened = EventState(self._traffic.known.processes, self.store, settings.max_events_per_second)
         self._feed = event_feed.EventFeed(happened, on_events)
         self._tcp = _Tcp(settings, self.store, self._traffic.known, self._proc, self._resolve)
-        self._started_unix_ns = self._previous_unix_ns = time.time_ns()
+        self._stamps = Stamps(2 * _AFTER_TICK_NS)
+        self._started_unix_ns = self._previous_unix_ns = self._stamps.restart()
         self._window_started_s = self._checked_s = time.monotonic()
         self._wire = _Wire(self._proc, settings.interfaces)
         self._maps: tuple[MapUsage, ...] = ()
@@ -107,6 +126,7 @@ class Pipeline:
 
     def __enter__(self) -> Pipeline:
         """Attaches. Raises PreconditionError or KernelError with nothing left behind."""
+        check_view(self._settings.proc_root)
         self._session.__enter__()
         try:
             self._session.require_essential()
@@ -115,7 +135,7 @@ class Pipeline:
             self._session.close()
             raise
         self.hooks = (*self._session.reports, event_feed.report())
-        self._started_unix_ns = self._previous_unix_ns = time.time_ns()
+        self._started_unix_ns = self._previous_unix_ns = self._stamps.restart()
         self._window_started_s = self._checked_s = time.monotonic()
         self._wire.start(self._window_started_s)
         settle_memory()
@@ -127,7 +147,23 @@ class Pipeline:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._feed.close()
+        if self._containers:
+            self._containers.close()
         self._session.close()
+
+    def drop_capabilities(self) -> None:
+        """Gives up, in this thread, what only attaching needed; before it starts any other thread.
+
+        Raises OSError where the kernel refuses.
+        """
+        left = drop(lambda: (self._session.losses(), self._session.run_stats()))
+        log.info("capabilities kept after attaching: %s", ", ".join(left) or "none")
+
+    def watch(self) -> None:
+        """Begins to take note of what comes by itself, in threads: events, and the names of containers."""
+        self._feed.start()
+        if self._containers:
+            self._containers.start()
 
     def _seed(self, session: Session) -> None:
         """Before anything attaches: roles of connections that are older than we are depend on it."""
@@ -151,7 +187,7 @@ class Pipeline:
 
         `window_s` is the shortest time that rates are formed over. Raises MapError.
         """
-        now_s, now_unix_ns = time.monotonic(), time.time_ns()
+        now_s, now_unix_ns = time.monotonic(), self._stamps.next()
         keys, values = self._session.map("procs").read()
         self._traffic.processes.mark_ended(process.ended_keys(keys, values))
         rows = traffic.read(self._session)
@@ -234,7 +270,7 @@ class Pipeline:
                     info = dataclasses.replace(current, key=key)
                 elif current.executable == info.executable:
                     info = dataclasses.replace(info, args=current.args)
-        return dataclasses.replace(info, service=service_of(info)) if info else None
+        return dataclasses.replace(info, service=service_of(info, self._containers)) if info else None
 
     def _check_liveness(self, now_s: float) -> None:
         """Once a minute, asks /proc for processes whose end the kernel side could not tell (exec)."""

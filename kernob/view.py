@@ -17,7 +17,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from kernob.model import Coverage, Event, EventQuery, HookReport, MapUsage
+from kernob.model import Coverage, Event, EventQuery, HookReport, MapUsage, Pulse
 
 PROTOCOL_VERSION = 1
 MAX_REQUEST_BYTES = 4096
@@ -75,10 +75,11 @@ class Request(Query):
     `want` "once" is answered after one `interval_s` (0.2..300) and ends the connection; "snapshot" is
     answered every `interval_s` until the client leaves. A further "snapshot" request on the same
     connection replaces the query and is answered at once. With `hold` the agent keeps answering new
-    queries from the snapshot shown last and sends nothing else: a paused screen.
+    queries from the snapshot shown last and sends nothing else: a paused screen. `want` "pulse" is answered
+    at once by a `Heartbeat`, causes no tick, and ends the connection.
     """
 
-    want: Literal["snapshot", "once"] = "snapshot"
+    want: Literal["snapshot", "once", "pulse"] = "snapshot"
     v: Literal[1] = 1
     interval_s: Annotated[float, Meta(ge=0.2, le=300)] = 1.0
     hold: bool = False
@@ -186,9 +187,21 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """What the server answers instead of a view, before it closes the connection."""
+    """What the server answers instead of a view, before it closes the connection.
+
+    With `pulse` where it is only too busy to serve one more: who asks for no more than that has it.
+    """
 
     error: str
+    v: Literal[1] = 1
+    pulse: Pulse | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """The answer to `want` "pulse"; `kernob.health` reads it."""
+
+    pulse: Pulse
     v: Literal[1] = 1
 
 
@@ -218,9 +231,14 @@ def encode_view(view: View) -> bytes:
     return msgspec.json.encode(view)
 
 
-def encode_refusal(reason: str) -> bytes:
+def encode_refusal(reason: str, pulse: Pulse | None = None) -> bytes:
     """Return the error line a client gets instead of a view."""
-    return msgspec.json.encode(Refusal(reason))
+    return msgspec.json.encode(Refusal(reason, pulse=pulse))
+
+
+def encode_pulse(pulse: Pulse) -> bytes:
+    """Return the agent's pulse as one line of JSON without its line feed."""
+    return msgspec.json.encode(Heartbeat(pulse))
 
 
 def encode_request(request: Request) -> bytes:

@@ -39,7 +39,8 @@ class Outlet(Generic[AnyBatch]):
     """Raises ConfigError at once for an endpoint, a TLS file or a file that cannot work.
 
     `options` are those of metrics, `logs` those of events (None: they go nowhere but into the file).
-    `resource_attributes` are the user's; `proc_root` is the host's /proc.
+    `resource_attributes` are the user's; `proc_root` is the host's /proc, `host_root` the host's root,
+    where it is mounted.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Outlet(Generic[AnyBatch]):
         otlp_file: Path | None = None,
         version: str = "",
         proc_root: Path = Path("/proc"),
+        host_root: Path | None = None,
         logs: OutletOptions | None = None,
     ) -> None:
         self._exporter: Exporter[AnyBatch] | None = None
@@ -64,7 +66,8 @@ class Outlet(Generic[AnyBatch]):
             return
         from kernob.export.telemetry import OwnTelemetry
 
-        resource = build_resource(resource_attributes, version, host_roots(proc_root))
+        roots = (host_root,) if host_root else host_roots(proc_root)
+        resource = build_resource(resource_attributes, version, roots)
         self._own = OwnTelemetry(resource, version)
         if otlp_file is not None:
             from kernob.export.file import OtlpFileExporter

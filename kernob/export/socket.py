@@ -33,8 +33,15 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_f
 from kernob.answer import encode_answer
 from kernob.errors import ConfigError, PreconditionError
 from kernob.export.event_answers import EventSource, answer
-from kernob.model import Snapshot
-from kernob.view import MAX_REQUEST_BYTES, EventRequest, Request, decode_request, encode_refusal
+from kernob.model import Pulse, Snapshot
+from kernob.view import (
+    MAX_REQUEST_BYTES,
+    EventRequest,
+    Request,
+    decode_request,
+    encode_pulse,
+    encode_refusal,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -57,6 +64,9 @@ class SnapshotSource(Protocol):
         The generator returns once the agent ends. One that is advanced too slowly may skip ticks and must
         not hold up the agent; one that is closed no longer hastens it.
         """
+
+    def pulse(self) -> Pulse:
+        """Say how long ago the last tick ended; must not wait for one."""
 
 
 def peer_credentials(connection: socket.socket) -> tuple[int, int]:
@@ -178,11 +188,13 @@ class SnapshotServer:
     def _admit(self, connection: socket.socket) -> None:
         connection.settimeout(self._send_timeout_s)
         uid = self._peer_uid(connection)
+        pulse: Pulse | None = None
         with self._clients_lock:
             if uid not in {0, os.geteuid()}:
                 reason = f"uid {uid} may not read this agent's snapshots"
             elif len(self._clients) >= MAX_CLIENTS:
                 reason = f"{MAX_CLIENTS} clients are connected already"
+                pulse = self._source.pulse()
             else:
                 client = _Client(
                     connection, self._source, self._events, self._forget, self._first_request_timeout_s
@@ -193,7 +205,7 @@ class SnapshotServer:
         _log.warning("refused a client: %s", reason)
         with connection, contextlib.suppress(OSError):
             connection.setblocking(False)
-            connection.send(encode_refusal(reason) + b"\n")
+            connection.send(encode_refusal(reason, pulse) + b"\n")
 
     def _forget(self, client: _Client) -> None:
         with self._clients_lock:
@@ -235,6 +247,9 @@ class _Client:
                 request = decode_request(line)
                 if isinstance(request, EventRequest):
                     answer(self._connection, self._events, request, self._gone)
+                    return
+                if request.want == "pulse":
+                    self._connection.sendall(encode_pulse(self._source.pulse()) + b"\n")
                     return
                 if request.want == "once":
                     self._answer_once(request)

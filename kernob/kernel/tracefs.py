@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""tracefs: where it is mounted, mounting it where it is not, kprobe events.
+"""tracefs: where it is mounted, an own mount of it where it is not, kprobe events.
 
 Called by `attach` and `capabilities`. Events are named kernob_<pid>_..., so that the next start can
 remove what a killed agent left behind; a clean end removes its own.
@@ -7,7 +7,7 @@ remove what a killed agent left behind; a clean end removes its own.
 
 from __future__ import annotations
 
-import ctypes
+import errno
 import itertools
 import logging
 import os
@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from kernob.errors import AttachError
+from kernob.kernel.mounts import PrivateMount
 
 log = logging.getLogger(__name__)
 
@@ -22,11 +23,9 @@ _PLACES = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))
 _GROUP = "kernob"
 # calls that may block at the same time; beyond it the kernel skips returns
 _MAX_ACTIVE = 4096
-_MNT_DETACH = 2
 _serial = itertools.count()
-_mounted_here: list[Path] = []
+_mounted_here: list[PrivateMount] = []
 _events_here: dict[str, Path] = {}
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def find() -> Path | None:
@@ -38,20 +37,20 @@ def find() -> Path | None:
 
 
 def ensure() -> Path:
-    """The tracefs, mounted at its usual place when it is not. Raises AttachError."""
+    """The tracefs; where there is none to be found one that only this process sees. Raises AttachError."""
     place = find()
     if place:
         return place
-    target = _PLACES[0]
-    if not target.is_dir():
-        raise AttachError("this kernel has no tracefs")
-    if _libc.mount(b"tracefs", str(target).encode(), b"tracefs", 0, None) != 0:
-        error = os.strerror(ctypes.get_errno())
-        raise AttachError(
-            f"tracefs is not mounted and cannot be ({error}): mount -t tracefs tracefs {target}"
-        )
-    _mounted_here.append(target)
-    return target
+    if not _mounted_here:
+        try:
+            _mounted_here.append(PrivateMount("tracefs"))
+        except OSError as error:
+            reason = "this kernel has no tracefs" if error.errno == errno.ENODEV else error.strerror
+            raise AttachError(
+                f"tracefs is not mounted, and Kernob may not mount its own ({reason})"
+            ) from error
+        remove_leftovers()
+    return _mounted_here[0].path
 
 
 def release() -> None:
@@ -63,9 +62,7 @@ def release() -> None:
             log.debug("kprobe event %s: %s", name, error)  # mostly one the kernel refused to create
     _events_here.clear()
     while _mounted_here:
-        target = _mounted_here.pop()
-        if _libc.umount2(str(target).encode(), _MNT_DETACH) != 0:
-            log.warning("%s stays mounted: %s", target, os.strerror(ctypes.get_errno()))
+        _mounted_here.pop().close()
 
 
 def is_traceable(function: str) -> bool:
@@ -105,7 +102,7 @@ def _remove(name: str) -> None:
 
 def remove_leftovers() -> None:
     """Removes kprobe events of agents that no longer run (killed before they could)."""
-    root = find()
+    root = _mounted_here[0].path if _mounted_here else find()
     control = root / "kprobe_events" if root else None
     if not control or not control.exists():
         return

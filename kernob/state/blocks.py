@@ -5,6 +5,9 @@ Enters: attributes and values from `state`, once a tick. Leaves: `MetricPoints`,
 `state.series`. Called by the tick thread only. `state.histograms` has the same for histograms.
 
 Life of a series: admit -> set ... set -> end -> acknowledged with its last value -> forgotten.
+
+Acknowledged is not yet stored: a backend that is killed loses what it took in its last seconds. What a
+later point does not make good is a counter's 0 point and its last value, so these two are sent twice.
 """
 
 from __future__ import annotations
@@ -25,6 +28,10 @@ LIVE: Final = 1
 NEW: Final = 2
 DIRTY: Final = 4
 ENDED: Final = 8
+_UNSURE: Final = 16
+"""The 0 point was acknowledged, but not yet for a second time."""
+_SETTLED: Final = 32
+"""The value was acknowledged, and again a while later."""
 
 _SUMS: Final = (MetricKind.COUNTER, MetricKind.HISTOGRAM)
 
@@ -47,8 +54,15 @@ class Block:
     no endpoint answers.
     """
 
-    def __init__(self, spec: MetricSpec, table: AttributeTable, sequence: Sequence | None = None) -> None:
+    def __init__(
+        self,
+        spec: MetricSpec,
+        table: AttributeTable,
+        sequence: Sequence | None = None,
+        confirm_ns: int = 0,
+    ) -> None:
         self.spec = spec
+        self._confirm_ns = confirm_ns
         self._sequence = sequence or Sequence()
         self._columns = {key: column for column, key in enumerate(spec.attributes)}
         self._table = table
@@ -57,11 +71,15 @@ class Block:
         self._free: list[int] = []
         self._untouched = 0
         self._resting: deque[tuple[int, Slots]] = deque()
-        self._per_slot = ["_flags", "_bits", "_starts", "_sent", "_attribute_bytes", "_ids"]
+        self._per_slot = ["_flags", "_bits", "_starts", "_sent", "_zero_known", "_value_known"]
+        self._per_slot += ["_attribute_bytes", "_ids"]
         self._flags = np.zeros(0, dtype=np.uint8)
         self._bits = np.zeros(0, dtype=np.int64)
         self._starts = np.zeros(0, dtype=np.int64)
         self._sent = np.zeros(0, dtype=np.int64)
+        # when the 0 point, and when the value that stands, was acknowledged for the first time
+        self._zero_known = np.zeros(0, dtype=np.int64)
+        self._value_known = np.zeros(0, dtype=np.int64)
         self._attribute_bytes = np.zeros(0, dtype=np.int32)
         self._ids = np.zeros((0, len(self._columns)), dtype=np.uint32)
 
@@ -94,32 +112,59 @@ class Block:
         if not (self._flags[slots] & LIVE).all():
             raise ValueError(f"{self.spec.name}: a value for a series that was not admitted or is forgotten")
 
+    def _changed(self, slots: Slots) -> None:
+        self._flags[slots] = (self._flags[slots] | DIRTY) & np.uint8(0xFF & ~_SETTLED)
+
     def end(self, slots: Slots) -> None:
         """Say that the series get no more values; set the final ones before.
 
-        Each is sent until acknowledged with that value, then forgotten. One whose final value is
-        acknowledged already is forgotten at once, except that an ended gauge first says so to the
-        backend with one point without a value.
+        Each is sent until acknowledged with that value (a counter twice, see the module), then forgotten.
+        One whose final value is acknowledged already is forgotten at once, except that an ended gauge
+        first says so to the backend with one point without a value.
         """
         slots = np.asarray(slots)
         slots = slots[(self._flags[slots] & (LIVE | ENDED)) == LIVE]
         self._flags[slots] |= ENDED if self.spec.kind in _SUMS else ENDED | DIRTY
-        self._forget(slots[(self._flags[slots] & DIRTY) == 0])
+        self._forget(slots[(self._flags[slots] & (DIRTY | _UNSURE | _SETTLED)) == _SETTLED])
 
     def _due(self, now_unix_ns: int, resend_ns: int, everything: bool) -> NDArray[np.int32]:
         """Return the slots that a batch made now has to speak of."""
         wanted = (self._flags & DIRTY) != 0
         idle_ns = now_unix_ns - self._sent
         wanted |= (self._flags != 0) & ((idle_ns >= resend_ns) | (idle_ns < 0) | everything)
+        unsettled = (self._flags & (ENDED | _SETTLED)) == ENDED
+        unsettled &= now_unix_ns - self._value_known >= self._confirm_ns
+        wanted |= self._unsure(now_unix_ns) | unsettled
         return np.flatnonzero(wanted).astype(np.int32)
 
-    def _settle(self, slots: Slots, said: NDArray[np.bool_], time_unix_ns: int) -> None:
-        """Take note that the backend heard of `slots`, and where `said`, all there is to say."""
-        self._flags[slots] &= np.uint8(0xFF & ~NEW)
+    def _unsure(self, now_unix_ns: int) -> NDArray[np.bool_]:
+        """Which series' 0 points are to be sent for the second time."""
+        unsure: NDArray[np.bool_] = (self._flags & _UNSURE) != 0
+        unsure &= now_unix_ns - self._zero_known >= self._confirm_ns
+        return unsure
+
+    def _zeros_acknowledged(self, slots: Slots, time_unix_ns: int) -> None:
+        """Take note that the backend has the 0 points of these series."""
+        first = slots[(self._flags[slots] & NEW) != 0]
+        again = slots[(self._flags[slots] & (NEW | _UNSURE)) == _UNSURE]
+        again = again[time_unix_ns - self._zero_known[again] >= self._confirm_ns]
+        self._flags[again] &= np.uint8(0xFF & ~_UNSURE)
+        self._flags[first] &= np.uint8(0xFF & ~NEW)
+        if self._confirm_ns:
+            self._flags[first] |= _UNSURE
+            self._zero_known[first] = time_unix_ns
+
+    def _values_acknowledged(self, slots: Slots, said: NDArray[np.bool_], time_unix_ns: int) -> None:
+        """Take note that the backend heard of `slots`, and where `said`, the value that they stand at."""
         self._sent[slots] = time_unix_ns
         slots = slots[said]
+        first = slots[(self._flags[slots] & DIRTY) != 0]
+        self._value_known[first] = time_unix_ns
+        known = slots[time_unix_ns - self._value_known[slots] >= self._confirm_ns]
+        self._flags[known] |= _SETTLED
         self._flags[slots] &= np.uint8(0xFF & ~DIRTY)
-        self._forget(slots[(self._flags[slots] & ENDED) != 0])
+        over = self._flags[slots] & (ENDED | _UNSURE | _SETTLED)
+        self._forget(slots[over == (ENDED | _SETTLED)])
 
     def _forget(self, slots: Slots) -> None:
         """Drop series. Their slots rest until no batch that may name them can still be under way."""
@@ -169,10 +214,11 @@ class Block:
 class SeriesBlock(Block):
     """All series of a metric whose values are numbers."""
 
-    def __init__(self, spec: MetricSpec, sequence: Sequence | None = None) -> None:
+    def __init__(self, spec: MetricSpec, sequence: Sequence | None = None, confirm_ns: int = 0) -> None:
         if spec.kind not in (MetricKind.COUNTER, MetricKind.UPDOWN, MetricKind.GAUGE):
             raise ValueError(f"{spec.name}: a {spec.kind.value} has no number points")
-        super().__init__(spec, AttributeTable(NumberDataPoint), sequence)
+        sums = spec.kind is MetricKind.COUNTER
+        super().__init__(spec, AttributeTable(NumberDataPoint), sequence, confirm_ns if sums else 0)
 
     def set(self, slots: Slots, values: NDArray[np.generic]) -> None:
         """Set the values of series: whole numbers -2**63..2**63-1, or floats if the spec says so.
@@ -185,7 +231,7 @@ class SeriesBlock(Block):
         changed = self._bits[slots] != bits
         touched = np.asarray(slots)[changed]
         self._bits[touched] = bits[changed]
-        self._flags[touched] |= DIRTY
+        self._changed(touched)
 
     def points(self, now_unix_ns: int, resend_ns: int, everything: bool) -> MetricPoints | None:
         """Return what a batch made now has to say of this metric; None for nothing (for the store)."""
@@ -196,7 +242,7 @@ class SeriesBlock(Block):
         gone: NDArray[np.bool_] | None = None
         zeros = slots[:0]
         if self.spec.kind is MetricKind.COUNTER:
-            zeros = slots[(flags[slots] & NEW) != 0]
+            zeros = slots[((flags[slots] & NEW) != 0) | self._unsure(now_unix_ns)[slots]]
             slots = np.concatenate((zeros, slots))
             bits = np.concatenate((np.zeros(len(zeros), dtype=np.int64), bits))
         else:
@@ -212,4 +258,5 @@ class SeriesBlock(Block):
         said = self._bits[slots] == bits
         if points.gone is not None:
             said &= points.gone == ((self._flags[slots] & ENDED) != 0)
-        self._settle(slots, said, points.time_unix_ns)
+        self._zeros_acknowledged(points.slots[: points.zeros].astype(np.int64), points.time_unix_ns)
+        self._values_acknowledged(slots, said, points.time_unix_ns)

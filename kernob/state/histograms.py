@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from opentelemetry.proto.metrics.v1.metrics_pb2 import ExponentialHistogramDataPoint
 
 from kernob.model import Attributes, MetricKind, MetricSpec
-from kernob.state.blocks import DIRTY, NEW, Block, Sequence, Slots
+from kernob.state.blocks import NEW, Block, Sequence, Slots
 from kernob.state.buckets import BUCKETS, LOWER_S
 from kernob.state.points import AttributeTable, HistogramPoints
 
@@ -56,7 +56,7 @@ class HistogramBlock(Block):
         np.add.at(self._sums_ns, slots, sums_ns.astype(np.int64, copy=False))
         touched = np.unique(slots)
         counts = self._rows[touched].sum(axis=1)
-        self._flags[touched[counts != self._bits[touched]]] |= DIRTY
+        self._changed(touched[counts != self._bits[touched]])
         self._bits[touched] = counts
 
     def points(self, now_unix_ns: int, resend_ns: int, everything: bool) -> HistogramPoints | None:
@@ -85,4 +85,5 @@ class HistogramBlock(Block):
         rows = points.rows[points.values]
         self._known_rows[slots] = rows
         self._known_sums_ns[slots] = points.sums_ns[points.values]
-        self._settle(slots, rows.sum(axis=1) == self._bits[slots], points.time_unix_ns)
+        self._zeros_acknowledged(slots, points.time_unix_ns)
+        self._values_acknowledged(slots, rows.sum(axis=1) == self._bits[slots], points.time_unix_ns)

@@ -17,11 +17,14 @@ class SeriesStore:
     """All series of the agent, a block for each metric.
 
     `resend_interval_s` (seconds): a series that does not change is sent again this long after it
-    was last acknowledged, so that backends do not take it for dead.
+    was last acknowledged, so that backends do not take it for dead. `confirm_s` (seconds): a counter's 0
+    point and its last value are sent again this long after they were first acknowledged; 0 for a
+    receiver that never forgets what it acknowledged.
     """
 
-    def __init__(self, resend_interval_s: float = 60.0) -> None:
+    def __init__(self, resend_interval_s: float = 60.0, confirm_s: float = 0.0) -> None:
         self._resend_ns = int(resend_interval_s * 1e9)
+        self._confirm_ns = int(confirm_s * 1e9)
         self._sequence = Sequence()
         self._numbers: dict[str, SeriesBlock] = {}
         self._histograms: dict[str, HistogramBlock] = {}
@@ -30,7 +33,7 @@ class SeriesStore:
         """Return a metric's block, created at the first call; ValueError if the name means two things."""
         block = self._numbers.get(spec.name)
         if block is None:
-            block = self._numbers[spec.name] = SeriesBlock(spec, self._sequence)
+            block = self._numbers[spec.name] = SeriesBlock(spec, self._sequence, self._confirm_ns)
         if block.spec != spec:
             raise ValueError(f"{spec.name}: specified twice, differently")
         return block

@@ -120,6 +120,8 @@ def _table(lines: list[_Line]) -> Table:
 
 def _machine(report: DoctorReport) -> Iterator[_Line]:
     yield _OK, "kernel", f"{report.kernel} {report.architecture}"
+    if report.in_container:
+        yield _OK, "place", "in a container"
     held = set(report.capabilities)
     missing = [] if held & _ROOT_CAPABILITIES else [name for name in _NEEDED_CAPABILITIES if name not in held]
     who = "root" if report.uid == 0 else f"uid {report.uid}"
@@ -138,7 +140,8 @@ def _machine(report: DoctorReport) -> Iterator[_Line]:
     )
     yield _OK if report.bcc else _BAD, "BCC", report.bcc or "not installed"
     for name, point in report.mounts.items():
-        use = f" ({_USES[name]})" if name in _USES else ""
+        own = "; Kernob mounts its own" if report.may_mount and name == "tracefs" else ""
+        use = f" ({_USES[name]}{own})" if name in _USES else ""
         yield _OK if point else _NOTE, name, point or f"not mounted{use}"
 
 

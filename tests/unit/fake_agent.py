@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Generator
 from typing import Any
 
-from kernob.model import FlowRow, PeerClass, Role, Snapshot, Transport
+from kernob.model import FlowRow, PeerClass, Pulse, Role, Snapshot, Transport
 
 FAILSAFE_S = 10.0
 """Only reached by a test that fails."""
@@ -53,6 +53,7 @@ class FakeAgent:
         self.failure: Exception | None = None
         self.intervals: list[float] = []
         self.unsubscribed = 0
+        self.age_s = 1.0  # since its last tick
         self.standing: Snapshot | None = None  # what a subscriber gets without waiting
         self._published: list[Snapshot] = []
         self._ended = False
@@ -64,6 +65,9 @@ class FakeAgent:
             position = len(self._published)
             self._changed.notify_all()
         return self._follow(position)
+
+    def pulse(self) -> Pulse:
+        return Pulse(self.age_s, 30.0)
 
     def _follow(self, position: int) -> Generator[Snapshot, None, None]:
         try:

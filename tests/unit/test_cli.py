@@ -21,6 +21,7 @@ from kernob.config import Settings, load_settings
 from kernob.ui import settings as screen
 
 COMMANDS = ("run", "top", "doctor", "config")
+ASKERS = (*COMMANDS, "health")
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +58,7 @@ def one_line_of(capsys: pytest.CaptureFixture[str]) -> str:
     return captured.err.removeprefix("kernob: ").rstrip("\n")
 
 
-@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
+@pytest.mark.parametrize("command", [[], *([name] for name in ASKERS)])
 def test_every_help_has_examples_and_exit_codes(
     command: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -266,7 +267,7 @@ def test_sort_and_by_offer_what_a_view_can_do() -> None:
     assert set(cli.GROUPS) == {group.value for group in Group}
 
 
-@pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in COMMANDS), ["config"]])
+@pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in ASKERS), ["config"]])
 def test_help_and_config_load_nothing_heavy(arguments: list[str]) -> None:
     """A screen's help needs neither BCC, gRPC, numpy nor the agent."""
     script = (

@@ -207,3 +207,12 @@ def test_examine_is_found_by_its_name(
     monkeypatch.setattr("kernob.examine.examine", examine)
     assert run_doctor(settings(tmp_path), False) == 0
     assert capsys.readouterr().out.startswith("kernob doctor")
+
+
+def test_in_a_container_and_with_its_own_tracefs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where it looked from, and that a missing tracefs costs nothing where it can be mounted."""
+    mounts = {"tracefs": "", "bpffs": ""}
+    lines = printed(replace(REPORT, in_container=True, may_mount=True, mounts=mounts), tmp_path, capsys)
+    assert "ok place in a container" in lines
+    assert "-- tracefs not mounted (kprobes only; Kernob mounts its own)" in lines
+    assert "-- bpffs not mounted (not needed)" in lines

@@ -42,6 +42,44 @@ def test_an_ended_series_whose_value_is_known_is_forgotten_at_once() -> None:
     assert len(store.batch(START_NS + 2 * SECOND_NS)) == 0
 
 
+def test_zero_and_last_value_are_sent_twice_to_a_backend_that_may_forget() -> None:
+    """A short-lived series says 0 and its value, both again once ten seconds have passed, and is gone."""
+    store = SeriesStore(confirm_s=10.0)
+    block = store.block(BYTES)
+    slot = block.admit((("process.pid", 1),), START_NS)
+    block.set(slots(slot), values(7))
+    block.end(slots(slot))
+    said: list[tuple[int, list[int]]] = []
+    for tick in range(1, 30):
+        batch = store.batch(START_NS + tick * SECOND_NS)
+        points = points_of(batch, BYTES.name)
+        if points:
+            said.append((tick, [p.as_int for p in points]))
+            assert points[0].time_unix_nano == points[0].start_time_unix_nano
+        store.acknowledge(batch)
+    assert said == [(1, [0, 7]), (11, [0, 7])]
+    assert len(block) == 0
+
+
+def test_a_busy_series_repeats_its_zero_once_and_its_last_value_once() -> None:
+    """One that grows at every tick repeats only its 0; when it ended, its last value."""
+    store = SeriesStore(confirm_s=10.0)
+    block = store.block(BYTES)
+    slot = block.admit((("process.pid", 1),), START_NS)
+    said: dict[int, list[int]] = {}
+    for tick in range(1, 50):
+        if tick <= 20:
+            block.set(slots(slot), values(tick))
+        if tick == 20:
+            block.end(slots(slot))
+        batch = store.batch(START_NS + tick * SECOND_NS)
+        said[tick] = [p.as_int for p in points_of(batch, BYTES.name)]
+        store.acknowledge(batch)
+    assert [tick for tick, points in said.items() if 0 in points] == [1, 11]
+    assert [tick for tick, points in said.items() if 20 in points] == [20, 30]
+    assert len(block) == 0
+
+
 def test_a_slot_is_not_reused_while_a_batch_may_name_it() -> None:
     """A batch under way goes on saying what it was made of, though its series is forgotten meanwhile."""
     store = SeriesStore()
@@ -153,14 +191,17 @@ OPERATIONS = st.lists(
 
 
 @settings(max_examples=200, deadline=None)
-@given(operations=OPERATIONS)
-def test_no_total_is_lost_whatever_the_network_does(operations: list[tuple[str, int]]) -> None:
+@given(operations=OPERATIONS, confirm_s=st.sampled_from([0.0, 10.0]))
+def test_no_total_is_lost_whatever_the_network_does(
+    operations: list[tuple[str, int]], confirm_s: float
+) -> None:
     """After batches that arrived, were lost, or arrived with their answer lost, one good batch settles all.
 
+    (Three, ten seconds apart, where zeros and ends are said twice.)
     Whatever the order of births, values, ends and failures: every series ever admitted stands at the
     backend with its final value, its first point was a 0 at its start, and none got another's.
     """
-    store, backend = SeriesStore(), Backend()
+    store, backend = SeriesStore(confirm_s=confirm_s), Backend()
     block = store.block(BYTES)
     slot_of: dict[int, int] = {}
     totals: dict[int, int] = {}
@@ -183,9 +224,10 @@ def test_no_total_is_lost_whatever_the_network_does(operations: list[tuple[str, 
                 store.acknowledge(batch)
         elif operation == "lose":
             store.batch(now_ns)
-    final = store.batch(now_ns + SECOND_NS)
-    backend.receive(final)
-    store.acknowledge(final)
+    for later_s in (1, 11, 21) if confirm_s else (1,):
+        final = store.batch(now_ns + later_s * SECOND_NS)
+        backend.receive(final)
+        store.acknowledge(final)
     assert backend.last == totals
     assert all((first.as_int, first.time_unix_nano) == (0, first.start_time_unix_nano)
                for first in backend.first.values())  # fmt: skip

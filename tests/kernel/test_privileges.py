@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the running agent may still do once it is attached, and that it still counts exactly."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import harness
+import pytest
+from harness import Agent, differences, run_workload, running_agent, wait_until
+
+pytestmark = pytest.mark.lane
+
+KEPT_BITS = 1 << 2 | 1 << 19  # CAP_DAC_READ_SEARCH, CAP_SYS_PTRACE
+
+
+def held(agent: Agent, field: str) -> set[int]:
+    """The values of a field of /proc/PID/status over all threads of the agent."""
+    found = set()
+    for status in Path(f"/proc/{agent.pid}/task").glob("*/status"):
+        lines = dict(line.split(":\t", 1) for line in status.read_text().splitlines() if ":\t" in line)
+        found.add(int(lines[field], 16))
+    return found
+
+
+def check(agent: Agent) -> None:
+    """Every thread keeps the two, in every set, and no program can get more."""
+    for field in ("CapPrm", "CapEff", "CapBnd"):
+        assert held(agent, field) == {KEPT_BITS}
+    assert held(agent, "CapInh") == {0}
+    assert held(agent, "NoNewPrivs") == {1}
+
+
+def test_after_attaching_the_agent_keeps_two_capabilities_and_counts_exactly(agents: Path) -> None:
+    """Reading maps, /proc and ending need no more than CAP_DAC_READ_SEARCH and CAP_SYS_PTRACE."""
+    with running_agent(agents / "dropped") as agent:
+        agent.wait_lines(1)
+        processes = run_workload("scenarios", "two_processes")[0].demand().processes
+        check(agent)
+        totals = agent.stop()
+    assert "capabilities kept after attaching: CAP_DAC_READ_SEARCH, CAP_SYS_PTRACE\n" in agent.log.read_text()
+    assert differences(totals, processes) == []
+
+
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+def test_threads_of_libraries_keep_no_more(
+    agents: Path, protocol: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """gRPC has a handful of its own, which are there before anything attaches."""
+    original = harness.environment
+
+    def environment(**settings: object) -> dict[str, str]:
+        others = {"OTEL_METRICS_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": protocol}
+        return original(**settings) | others | {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
+
+    monkeypatch.setattr(harness, "environment", environment)
+    with running_agent(agents / f"dropped-{protocol[:4]}") as agent:
+        agent.wait_lines(2)
+        check(agent)
+        assert (len(list(Path(f"/proc/{agent.pid}/task").iterdir())) > 4) is (protocol == "grpc")
+        agent.process.terminate()
+        assert agent.process.wait(harness.STOP_LIMIT_S) == 0
+
+
+def test_dropping_can_be_switched_off(agents: Path) -> None:
+    """With KERNOB_DROP_CAPABILITIES=false the agent keeps what it was started with."""
+    mine = Path("/proc/self/status").read_text()
+    with running_agent(agents / "kept", drop_capabilities="false") as agent:
+        assert f"CapPrm:\t{next(iter(held(agent, 'CapPrm'))):016x}" in mine
+        assert held(agent, "NoNewPrivs") == {0}
+
+
+def test_a_signal_that_comes_as_it_wakes_is_heeded(agents: Path) -> None:
+    """Whoever is stopped gets a signal in whichever thread runs first; it must end all the same."""
+    with running_agent(agents / "stopped") as agent:
+        agent.process.send_signal(signal.SIGSTOP)
+        wait_until(lambda: "\nState:\tT" in Path(f"/proc/{agent.pid}/status").read_text(), "it to stop")
+        agent.process.send_signal(signal.SIGCONT)
+        agent.stop()

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The stack, brought up once for all tests here and taken down with its volumes at the end.
+
+These tests run only where they are asked for (`make test-stack`, `pytest tests/stack`), because they need a
+Docker engine, root and several minutes. KERNOB_TEST_STACK_KEEP=1 leaves the stack running for a look.
+KERNOB_TEST_STACK_OVERLAY=file.yaml adds a compose file that names other images, which are then not built.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from .compose import EXTRA, Stack, StackError, progress, run, wait_for
+
+PROJECT = "kernob-ci"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Name the marker."""
+    config.addinivalue_line("markers", "slow_stack: the long form of a stack test; minutes")
+
+
+@pytest.fixture(scope="session")
+def engine() -> str:
+    """Version of the Docker engine; without one nothing here can be shown, and that is a failure."""
+    if os.geteuid():
+        pytest.fail("the stack's tests need root", pytrace=False)
+    try:
+        return run("docker", "version", "--format", "{{.Server.Version}}").strip()
+    except (StackError, FileNotFoundError) as error:
+        pytest.fail(f"no Docker engine answers; run tests/stack/engine.sh start\n{error}", pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def images(engine: str) -> float:
+    """The images, built from packages; the seconds that took."""
+    began = time.monotonic()
+    if EXTRA:
+        progress(f"engine {engine}; images as {EXTRA} names them")
+        return 0.0
+    progress(f"engine {engine}; make stack-images")
+    run("make", "stack-images", limit_s=2400)
+    took_s = time.monotonic() - began
+    progress(f"images are there after {took_s:.0f} s")
+    return took_s
+
+
+@dataclass
+class Birth:
+    """When the stack was brought up, and how long things took from then on, in seconds."""
+
+    unix_s: float
+    healthy_s: float
+    first_data_s: float
+
+
+@pytest.fixture(scope="session")
+def birth() -> dict[str, Birth]:
+    """By project; filled in by the fixtures that bring stacks up."""
+    return {}
+
+
+def _bring_up(stack: Stack, birth: dict[str, Birth]) -> None:
+    """From nothing: an earlier run's remains are removed first."""
+    stack.down(volumes=True)
+    began_unix_s, began_s = time.time(), time.monotonic()
+    healthy_s = stack.up()
+    victoria = stack.victoria
+
+    def has_data() -> bool:
+        victoria.flush()
+        return bool(victoria.query("count(kernob_probe_attached_ratio)"))
+
+    wait_for(has_data, "the agent's first data in VictoriaMetrics", 60, 0.2)
+    birth[stack.project] = Birth(began_unix_s, healthy_s, time.monotonic() - began_s)
+
+
+def _tell(stack: Stack, failed: bool) -> None:
+    if failed:
+        progress(f"some test failed; the last lines of {stack.project}:\n{stack.logs(lines=40)}")
+
+
+@pytest.fixture(scope="session")
+def stack(images: float, birth: dict[str, Birth], request: pytest.FixtureRequest) -> Iterator[Stack]:
+    """The overlay stack, running and healthy. Tests leave it so."""
+    running = Stack(PROJECT, ("tests/stack/fast.yaml",))
+    try:
+        _bring_up(running, birth)
+        yield running
+    finally:
+        _tell(running, request.session.testsfailed > 0)
+        if os.environ.get("KERNOB_TEST_STACK_KEEP") != "1":
+            running.down(volumes=True)
+
+
+@pytest.fixture
+def healthy(stack: Stack) -> Iterator[Stack]:
+    """The stack, whatever the test before did to it; and again afterwards."""
+    stack.up()
+    yield stack
+    stack.up()
