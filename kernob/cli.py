@@ -22,11 +22,12 @@ import click
 
 from kernob import __version__
 from kernob.errors import ConfigError, KernobError
+from kernob.model import EVENT_KINDS
 
 if TYPE_CHECKING:
     from kernob.agent import Agent
     from kernob.config import Settings
-    from kernob.model import DoctorReport
+    from kernob.model import DoctorReport, Event, EventQuery
     from kernob.view import View
 
 EXIT_USAGE = ConfigError.exit_code
@@ -59,6 +60,8 @@ SORTS = {
     "destination": "destination",
 }
 GROUPS = ("flow", "process", "service", "destination")
+# What --kind takes: the last word of each kind of event.
+KINDS = {kind.rpartition(".")[2]: kind for kind in EVENT_KINDS}
 
 
 class _Seconds(click.ParamType[float]):
@@ -75,6 +78,21 @@ class _Seconds(click.ParamType[float]):
             return float(kind.parse(value))
         except ValueError:
             self.fail(f"{value!r} must be {kind.expects}", param, ctx)
+
+
+class _Since(click.ParamType[int]):
+    """A moment, as Unix time in ns: so long ago (90s, 10m, 2h, 3d), or a local date and time."""
+
+    name = "when"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the moment, or end with one line that says what would be valid."""
+        from kernob.ui.events import EXPECTED_SINCE, moment
+
+        try:
+            return value if isinstance(value, int) else moment(value)
+        except ValueError:
+            self.fail(f"{value!r} must be {EXPECTED_SINCE}", param, ctx)
 
 
 _config_option = click.option(
@@ -119,6 +137,7 @@ def kernob() -> None:
     \b
     Examples:
       kernob top
+      kernob events --since 2h
       kernob top --once --json
       OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4318 kernob run
     """
@@ -216,6 +235,56 @@ def top(config_file: Path | None, socket_path: str | None, **options: Any) -> in
 
     options["sort"] = SORTS[options["sort"]]
     return run_top(settings, start_agent=_start_agent, **options)
+
+
+@kernob.command(epilog=EXIT_CODES, short_help="What happened to connections, and when.")
+@_config_option
+@_socket_option
+@click.option(
+    "--since",
+    "since_unix_ns",
+    metavar="WHEN",
+    type=_Since(),
+    help="From then on: so long ago (90s, 10m, 2h, 3d), or a local time (02:00, 2026-11-23T02:00).",
+)
+@click.option(
+    "--service", metavar="NAME", default="", help="Only of this service; * and ? stand for any characters."
+)
+@click.option(
+    "--kind", "kinds", type=click.Choice(tuple(KINDS)), multiple=True, help="Only this kind; may be repeated."
+)
+@click.option("--follow", "-f", is_flag=True, help="Go on with what happens from now on.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document per event and line.")
+@click.option(
+    "--limit",
+    metavar="EVENTS",
+    type=click.IntRange(1, 1_000_000),
+    help="At most the last so many (default: 100, with --since all).",
+)
+def events(config_file: Path | None, socket_path: str | None, **options: Any) -> int:
+    """Show what happened to connections: refusals, resets, retransmits, drops; with time and process.
+
+    Asks the running agent; without one it reads what the last one stored.
+
+    \b
+    Examples:
+      kernob events
+      kernob events --since 2h --kind reset
+      kernob events --service orders.py --follow
+      kernob events --since 02:00 --json | jq -r .body
+    """
+    settings = _settings(config_file, socket_path, quiet=True)
+    from kernob.ui.events import run_events
+
+    options["kinds"] = tuple(KINDS[kind] for kind in options["kinds"])
+    return run_events(settings, read_store=_read_store, **options)
+
+
+def _read_store(directory: Path, query: EventQuery) -> list[Event]:
+    """Read events where no agent runs."""
+    from kernob.state.store import read
+
+    return [event for _number, event in read(directory, query)]
 
 
 def _start_agent(settings: Settings) -> Agent:

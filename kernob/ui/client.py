@@ -64,7 +64,7 @@ class SocketFeed:
         self._request = request
         self._grace_s = grace_s
         self._closed = threading.Event()
-        self._socket = _connect(path)
+        self._socket = open_socket(path)
         self._send(request)
 
     def ask(self, request: Request) -> None:
@@ -225,7 +225,7 @@ def fetch_once(path: Path, request: Request | None = None) -> View:
 def agent_listens(path: Path) -> bool:
     """Say whether an agent runs there. Raises where one does but does not answer, or may not be asked."""
     try:
-        _connect(path).close()
+        open_socket(path).close()
     except AgentUnreachableError as error:
         if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError | ConnectionRefusedError):
             return False
@@ -233,7 +233,8 @@ def agent_listens(path: Path) -> bool:
     return True
 
 
-def _connect(path: Path) -> socket.socket:
+def open_socket(path: Path) -> socket.socket:
+    """Return a connection to the agent. Raises AgentUnreachableError, PreconditionError (see SocketFeed)."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
         connection.settimeout(CONNECT_TIMEOUT_S)

@@ -365,4 +365,4 @@ def test_config_masks_secrets(tmp_path: Path) -> None:
     assert rows["OTEL_EXPORTER_OTLP_CLIENT_KEY"] == "***"
     assert rows["OTEL_EXPORTER_OTLP_ENDPOINT"] == "https://***@collector:4318/v1/metrics"
     for text in (screen.as_json(settings), screen.as_table(settings)):
-        assert text.replace("hidden-key.pem", "", 1).count("hidden") == 0
+        assert text.replace("hidden-key.pem", "", 2).count("hidden") == 0  # metrics and logs
