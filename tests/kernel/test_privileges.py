@@ -20,7 +20,11 @@ def held(agent: Agent, field: str) -> set[int]:
     """The values of a field of /proc/PID/status over all threads of the agent."""
     found = set()
     for status in Path(f"/proc/{agent.pid}/task").glob("*/status"):
-        lines = dict(line.split(":\t", 1) for line in status.read_text().splitlines() if ":\t" in line)
+        try:
+            text = status.read_text()
+        except (FileNotFoundError, ProcessLookupError):  # a thread that ended meanwhile
+            continue
+        lines = dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
         found.add(int(lines[field], 16))
     return found
 
