@@ -12,7 +12,7 @@ fi
 case $1 in
 packages)
     /usr/bin/python3 -I -m venv --system-site-packages "$venv"
-    "$venv/bin/pip" install --quiet --retries 8 --require-hashes --only-binary=:all: --no-compile \
+    "$venv/bin/pip" install --quiet --retries 4 --require-hashes --only-binary=:all: --no-compile \
         --requirement requirements.lock
     ;;
 program)

@@ -132,16 +132,16 @@ class ContainerNames:
                 self._engines[directory / "root"] = tuple(p.strip("/") for p in paths if p.startswith("/"))
             elif comm == b"conmon":
                 command = _content(directory / "cmdline")
-                for container_id in _options(command, ("-c", "--cid")):
-                    for name in _options(command, ("-n", "--name")):
-                        _keep(monitored, container_id, name)
+                ids, names = _options(command, ("-c", "--cid")), _options(command, ("-n", "--name"))
+                if ids and names:  # the first: what follows is others' arguments
+                    _keep(monitored, ids[0], names[0])
         return monitored
 
     def _on_seen(self, container_id: str, name: str) -> None:
         """From the watch's thread."""
         if name := self._printable(name):
-            log.debug("container %s is called %s", container_id[:12], name)
             _keep(self._seen, container_id, name)
+            log.debug("container %s is called %s", container_id[:12], name)
 
     def _printable(self, name: str) -> str:
         name = name.lstrip("/")  # Docker's own files write it with a slash

@@ -110,7 +110,7 @@ class Session:
         if self._prepare:
             self._prepare(self)
         if self._options.bpf_stats:
-            self._stats_fd = syscall.bpf(syscall.ENABLE_STATS, struct.pack("=I", _STATS_RUN_TIME))
+            self._enable_stats()
         loader = Loader(compiled, self._by_name(), btf)
         reports = []
         for hook in self._hooks:
@@ -118,6 +118,13 @@ class Session:
             self._links += [(hook, link) for link in links]
             reports.append(report)
         self.reports = tuple(reports)
+
+    def _enable_stats(self) -> None:
+        """Lets the kernel time programs while we run; without that everything else goes on."""
+        try:
+            self._stats_fd = syscall.bpf(syscall.ENABLE_STATS, struct.pack("=I", _STATS_RUN_TIME))
+        except OSError as error:
+            log.warning("KERNOB_BPF_STATS: programs are not timed: %s (needs CAP_SYS_ADMIN)", error.strerror)
 
     def _types(self) -> tuple[Btf | None, dict[str, int]]:
         """The kernel's types: BTF, or offsets out of real headers where there is none."""

@@ -117,7 +117,7 @@ class Stack:
         try:
             self.compose("up", "-d", "--wait", "--wait-timeout", "120", *services)
         except StackError as error:
-            raise StackError(f"{error}\n{self.logs(lines=30)}") from error
+            raise StackError(f"{error}\n{self.last_words()}") from error
         took_s = time.monotonic() - began
         progress(f"{self.project}: up after {took_s:.1f} s")
         return took_s
@@ -166,8 +166,17 @@ class Stack:
         progress(f"{self.project}: stop {service}")
         self.compose("stop", "--timeout", "20", service)
 
-    def logs(self, service: str = "", lines: int = 0) -> str:
-        """What a service printed (all services), at most so many lines of each."""
-        options = ["--no-color", "--no-log-prefix"] if service else ["--no-color"]
-        options += ["--tail", str(lines)] if lines else []
-        return self.compose("logs", *options, *([service] if service else []))
+    def logs(self, service: str) -> str:
+        """What a service's container printed, standard output and error in one."""
+        identity = self.containers()[service]["Id"]
+        command = ["docker", "logs", identity]
+        return subprocess.run(
+            command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60, check=True
+        ).stdout
+
+    def last_words(self, lines: int = 20) -> str:
+        """The last lines of each service, cut where they are long."""
+        found = []
+        for service in self.containers():
+            found += [f"{service}: {line[:400]}" for line in self.logs(service).splitlines()[-lines:]]
+        return "\n".join(found)

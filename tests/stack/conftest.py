@@ -59,13 +59,7 @@ class Birth:
     first_data_s: float
 
 
-@pytest.fixture(scope="session")
-def birth() -> dict[str, Birth]:
-    """By project; filled in by the fixtures that bring stacks up."""
-    return {}
-
-
-def _bring_up(stack: Stack, birth: dict[str, Birth]) -> None:
+def bring_up(stack: Stack) -> Birth:
     """From nothing: an earlier run's remains are removed first."""
     stack.down(volumes=True)
     began_unix_s, began_s = time.time(), time.monotonic()
@@ -77,25 +71,30 @@ def _bring_up(stack: Stack, birth: dict[str, Birth]) -> None:
         return bool(victoria.query("count(kernob_probe_attached_ratio)"))
 
     wait_for(has_data, "the agent's first data in VictoriaMetrics", 60, 0.2)
-    birth[stack.project] = Birth(began_unix_s, healthy_s, time.monotonic() - began_s)
+    return Birth(began_unix_s, healthy_s, time.monotonic() - began_s)
 
 
 def _tell(stack: Stack, failed: bool) -> None:
     if failed:
-        progress(f"some test failed; the last lines of {stack.project}:\n{stack.logs(lines=40)}")
+        progress(f"some test failed; the last lines of {stack.project}:\n{stack.last_words()}")
 
 
 @pytest.fixture(scope="session")
-def stack(images: float, birth: dict[str, Birth], request: pytest.FixtureRequest) -> Iterator[Stack]:
-    """The overlay stack, running and healthy. Tests leave it so."""
+def born(images: float, request: pytest.FixtureRequest) -> Iterator[tuple[Stack, Birth]]:
+    """The overlay stack from its beginning to its end, and how long it took to come up."""
     running = Stack(PROJECT, ("tests/stack/fast.yaml",))
     try:
-        _bring_up(running, birth)
-        yield running
+        yield running, bring_up(running)
     finally:
         _tell(running, request.session.testsfailed > 0)
         if os.environ.get("KERNOB_TEST_STACK_KEEP") != "1":
             running.down(volumes=True)
+
+
+@pytest.fixture(scope="session")
+def stack(born: tuple[Stack, Birth]) -> Stack:
+    """The overlay stack. Tests leave it running and healthy."""
+    return born[0]
 
 
 @pytest.fixture

@@ -3,7 +3,8 @@
 # A Docker engine with compose and buildx for the stack's tests, on Debian 12 or newer.
 #
 #   engine.sh install           installs what is missing; does nothing when all is there
-#   engine.sh start [OPTION..]  the same, then starts dockerd (with these options) unless one answers
+#   engine.sh start [OPTION..]  the same, makes / a shared mount where it is not, then starts dockerd (with
+#                               these options) unless one answers
 #   engine.sh stop              stops the one that `start` started, no other
 #
 # Debian 12's own engine (20.10) knows too little (no CAP_BPF), so there Debian 13's is installed, which brings
@@ -87,7 +88,18 @@ install_from_trixie() {
     trap - EXIT
 }
 
+# Containers see what the host mounts only where / is shared, which is systemd's work elsewhere.
+share_root() {
+    if [ "$(findmnt -n -o PROPAGATION /)" = private ]; then
+        say 'making / a shared mount, as systemd does'
+        mount --make-rshared /
+    fi
+}
+
 start() {
+    if [ "$(id -u)" = 0 ]; then
+        share_root
+    fi
     if answers; then
         say "one answers: $(docker version --format '{{.Server.Version}}')"
         return

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from .compose import HERE, run
+from .compose import HERE, progress, run
 from .victoria import Victoria
 
 WORKLOADS = HERE / "workloads"
@@ -193,4 +193,5 @@ def assert_exact(
     took_s = time.monotonic() - began
     time.sleep(3)
     assert differences(victoria, truth, since_s, service, by_process) == []
+    progress(f"{service}: {sum(truth.bytes.values())} bytes, difference 0 after {took_s:.1f} s")
     return took_s

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from .compose import Stack, progress
+from .compose import Stack
 from .load import (
     FLOW_IO,
     SERVICE,
@@ -32,9 +32,8 @@ def test_a_thousand_processes_and_a_restart_of_the_agent_in_the_middle(healthy: 
     healthy.stop("agent")
     healthy.start("agent")
     truth.add(host_workload("many", 500, MEGABYTE))
-    took_s = assert_exact(healthy.victoria, truth, since_s)
+    assert_exact(healthy.victoria, truth, since_s)
     assert truth.by_direction()["transmit",] == truth.by_direction()["receive",] == 1000 * MEGABYTE
-    progress(f"1,000 processes, 2 GB: difference 0 after {took_s:.1f} s")
 
 
 @pytest.mark.parametrize(

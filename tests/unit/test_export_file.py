@@ -190,6 +190,22 @@ def test_a_file_alone_acknowledges_what_it_wrote(tmp_path: Path) -> None:
     assert len(points_of(bulk)) == 2
 
 
+def test_the_hosts_root_may_be_mounted_elsewhere(tmp_path: Path) -> None:
+    """Its machine id is the host's, and nothing else is asked."""
+    identity = "0123456789abcdef" * 2
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc" / "machine-id").write_text(identity + "\n")
+    path = tmp_path / "out.jsonl"
+    options = Options("", "grpc", exporter="none")
+    outlet: Outlet[MetricBatch] = Outlet(options, (), path, "0.1", tmp_path / "proc", tmp_path)
+    outlet.submit(store_with(1).batch(START_NS + SECOND_NS), SNAPSHOT)
+    outlet.close(WAIT_S)
+    resource = lines_of(path)[1]["resourceMetrics"][0]["resource"]["attributes"]
+    found = {each["key"]: each["value"]["stringValue"] for each in resource}
+    assert found["host.id"] == identity
+    assert "os.version" not in found
+
+
 def test_with_an_endpoint_only_that_acknowledges(tmp_path: Path) -> None:
     """File and endpoint get the same points; the batch is acknowledged when the endpoint has it."""
     path = tmp_path / "out.jsonl"

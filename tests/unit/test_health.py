@@ -119,13 +119,25 @@ def test_an_agent_with_all_its_screens_is_well(tmp_path: Path) -> None:
             screen.close()
 
 
-def test_the_socket_is_the_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_socket_is_the_settings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The same default and the same sources as everywhere; a broken setting is exit 1 here too."""
     assert Path(health.DEFAULT_SOCKET) == Settings().socket_path
     assert Path(health._DEFAULT_TOML) == DEFAULT_TOML
     file = tmp_path / "kernob.toml"
     file.write_text('socket = "/run/other.sock"\n')
     assert health.socket_of({"KERNOB_CONFIG": str(file)}) == "/run/other.sock"
+    assert (
+        health.socket_of({"KERNOB_CONFIG": str(file), "KERNOB_SOCKET": "/run/mine.sock"}) == "/run/mine.sock"
+    )
+    file.write_text('SOCKET = "/run/loud.sock"\n')
+    assert health.socket_of({"KERNOB_CONFIG": str(file)}) == "/run/loud.sock"
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "tomllib", None)  # as in Python 3.10: settings are loaded as everywhere
+        assert health.socket_of({"KERNOB_CONFIG": str(file)}) == "/run/loud.sock"
+    file.write_text("")
+    assert health.socket_of({"KERNOB_CONFIG": str(file)}) == health.DEFAULT_SOCKET
     file.write_text("socket = 3\n")
     assert health.main({"KERNOB_CONFIG": str(file)}) == 1
     assert capsys.readouterr().err.startswith(f"kernob: KERNOB_SOCKET is 3 ({file}): must be ")

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Services die and come back under load: afterwards not one byte is missing, and none is there twice.
+
+Counters are cumulative and the agent keeps what was not acknowledged, so whatever dies between it and the
+disk of VictoriaMetrics may lose samples but no bytes. The load goes on all the time: one process with an
+open connection, and bursts of short-lived ones, whose bytes are in no later sample.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .compose import Stack, progress, wait_for
+from .load import Truth, assert_exact, host_workload, steady
+
+BURST = ("many", 20, 250_000)
+AGENT_MEMORY_MB = 160
+"""More than it has with ten thousand series (benchmarks), far from what keeping every sample would take."""
+
+
+def agent_memory_mb(stack: Stack) -> tuple[float, float]:
+    """The agent's resident memory now and at its highest."""
+    pid = stack.containers()["agent"]["State"]["Pid"]
+    status = Path(f"/proc/{pid}/status").read_text()
+    now, most = (int(re.search(rf"{name}:\s+(\d+) kB", status)[1]) for name in ("VmRSS", "VmHWM"))  # type: ignore[index]
+    return now / 1024, most / 1024
+
+
+def burst(truth: Truth, seconds: float = 0.0) -> None:
+    """Twenty processes that send and exit, again and again for so long."""
+    until_s = time.monotonic() + seconds
+    while True:
+        truth.add(host_workload(*BURST))
+        if time.monotonic() >= until_s:
+            return
+        time.sleep(1)
+
+
+def away(stack: Stack, service: str, signal: str, seconds: float, truth: Truth) -> None:
+    """A service ends by a signal, is away for so long under load, and comes back."""
+    burst(truth)
+    if signal == "SIGTERM":
+        stack.stop(service)
+    else:
+        stack.kill(service, signal)
+    burst(truth, seconds)
+    stack.up(service)
+    burst(truth)
+
+
+@pytest.fixture
+def loaded(healthy: Stack) -> Iterator[tuple[Stack, Truth, float]]:
+    """The stack under load; at the end everything must add up and the agent must not have grown fat."""
+    since_s, truth = time.time(), Truth()
+    with steady(10_000, 0.05) as sender:
+        yield healthy, truth, since_s
+        truth.add(sender.stop())
+    took_s = assert_exact(healthy.victoria, truth, since_s, limit_s=150)
+    now_mb, most_mb = agent_memory_mb(healthy)
+    total = sum(truth.by_direction().values())
+    progress(
+        f"{total} bytes, difference 0 after {took_s:.0f} s; agent {now_mb:.0f} MB, at most {most_mb:.0f}"
+    )
+    assert most_mb < AGENT_MEMORY_MB
+
+
+def test_each_service_is_killed_and_comes_back(loaded: tuple[Stack, Truth, float]) -> None:
+    """SIGKILL and an orderly end of each service but the agent, which has tests of its own."""
+    stack, truth, _ = loaded
+    for service in ("collector", "victoriametrics", "vmalert"):
+        for signal in ("SIGKILL", "SIGTERM"):
+            away(stack, service, signal, 3, truth)
+
+
+def test_the_collector_is_killed_again_and_again(loaded: tuple[Stack, Truth, float]) -> None:
+    """Five times kill -9, without a pause: what it acknowledged is on its disk."""
+    stack, truth, _ = loaded
+    for _ in range(5):
+        away(stack, "collector", "SIGKILL", 0, truth)
+
+
+@pytest.mark.parametrize("seconds", [30, pytest.param(120, marks=pytest.mark.slow_stack)])
+def test_victoriametrics_is_away(loaded: tuple[Stack, Truth, float], seconds: float) -> None:
+    """The Collector keeps what came meanwhile, the agent goes on as if nothing was."""
+    stack, truth, since_s = loaded
+    away(stack, "victoriametrics", "SIGTERM", seconds, truth)
+    assert changes_of_state(stack, since_s) == []
+
+
+def changes_of_state(stack: Stack, since_s: float) -> list[str]:
+    """What the agent logged of its endpoint since then."""
+    since = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(since_s))
+    lines = stack.logs("agent").splitlines()
+    return [line for line in lines if line > since and ("cannot export" in line or " again after " in line)]
+
+
+@pytest.mark.parametrize("seconds", [20, pytest.param(120, marks=pytest.mark.slow_stack)])
+def test_the_collector_is_away(loaded: tuple[Stack, Truth, float], seconds: float) -> None:
+    """The agent keeps totals, says once that it cannot export and once that it can again."""
+    stack, truth, since_s = loaded
+    away(stack, "collector", "SIGKILL", seconds, truth)
+    wait_for(lambda: len(changes_of_state(stack, since_s)) == 2, "two lines in the agent's log", 60)
+    first, second = changes_of_state(stack, since_s)
+    assert "cannot export to" in first
+    assert "again after" in second
+
+
+def test_the_agent_is_restarted_between_bursts(healthy: Stack) -> None:
+    """Stopped in order or killed: what moved while it ran, and had time to leave, is counted once."""
+    since_s, truth = time.time(), Truth()
+    for _ in range(3):
+        truth.add(host_workload(*BURST))
+        healthy.stop("agent")  # at once: the last reading is flushed on the way out
+        healthy.start("agent")
+    for _ in range(2):
+        truth.add(host_workload(*BURST))
+        assert_exact(healthy.victoria, truth, since_s)
+        healthy.kill("agent")
+        healthy.up("agent")
+    truth.add(host_workload(*BURST))
+    assert_exact(healthy.victoria, truth, since_s)
+
+
+def test_down_and_up_again_goes_on(healthy: Stack) -> None:
+    """`down` leaves the volumes: history is kept, and the increase over both lives is the truth."""
+    since_s, truth = time.time(), Truth()
+    truth.add(host_workload(*BURST))
+    healthy.down()  # at once
+    assert healthy.containers() == {}
+    healthy.up()
+    truth.add(host_workload(*BURST))
+    assert_exact(healthy.victoria, truth, since_s)
+
+
+def test_the_queue_s_disk_is_full(images: float) -> None:
+    """The Collector refuses what it cannot keep, the agent keeps it: nothing is lost."""
+    del images
+    stack = Stack(
+        "kernob-ci-full",
+        ("tests/stack/fast.yaml", "tests/stack/small-queue.yaml"),
+        {"KERNOB_HOSTMETRICS_INTERVAL": "1s"},
+    )
+    stack.down(volumes=True)
+    try:
+        stack.up()
+        since_s, truth = time.time(), Truth()
+        with steady(10_000, 0.05) as sender:
+            burst(truth)
+            stack.stop("victoriametrics")
+            deadline_s = time.monotonic() + 240
+            while not any("cannot export" in line for line in changes_of_state(stack, since_s)):
+                assert time.monotonic() < deadline_s, "the queue's disk did not fill"
+                burst(truth)
+            burst(truth, 10)
+            stack.start("victoriametrics")
+            wait_for(
+                lambda: "again after" in "".join(changes_of_state(stack, since_s)),
+                "the agent to export again",
+            )
+            burst(truth)
+            truth.add(sender.stop())
+        assert_exact(stack.victoria, truth, since_s, limit_s=150)
+        refused = stack.logs("collector")
+        assert re.search(r"no space left|queue is full", refused), refused[-2000:]
+        lines = changes_of_state(stack, since_s)
+        assert len(lines) % 2 == 0, lines
+    finally:
+        stack.down(volumes=True)
