@@ -157,7 +157,8 @@ class Block:
     def _values_acknowledged(self, slots: Slots, said: NDArray[np.bool_], time_unix_ns: int) -> None:
         """Take note that the backend heard of `slots`, and where `said`, the value that they stand at."""
         self._sent[slots] = time_unix_ns
-        slots = slots[said]
+        # not those that were forgotten while the batch was under way
+        slots = slots[said & ((self._flags[slots] & LIVE) != 0)]
         first = slots[(self._flags[slots] & DIRTY) != 0]
         self._value_known[first] = time_unix_ns
         known = slots[time_unix_ns - self._value_known[slots] >= self._confirm_ns]
