@@ -156,7 +156,10 @@ class Reconciler:
         return counts
 
     def swept(self, now_s: float, took_s: float) -> None:
-        """Plan the next sweep: once a minute; sooner, if it is cheap, while something is open to doubt."""
+        """Plan the next sweep: once a minute; sooner, if it is cheap, while something is open to doubt.
+
+        `took_s`: processor time of this one.
+        """
         doubt = bool(self._suspects) or any(not has_row for _, has_row in self._foreign.values())
         self._soon_s = now_s + min(EVERY_S, max(_SOON_S, took_s / _COST_SHARE))
         self._due_s = self._soon_s if doubt else now_s + EVERY_S
