@@ -88,6 +88,10 @@ static __always_inline void on_closed(u64 sk, struct sock_val *value, u8 before)
             judge_close(sk, value);
         return;
     }
+    /* closed by its process already: what comes now is the kernel's, which calls late data a reset, too */
+    if (before != TCP_ESTABLISHED && before != TCP_CLOSE_WAIT &&
+        READ(u8, sk, OFF_SOCK_SHUTDOWN) & RCV_SHUTDOWN)
+        return;
     u64 now = bpf_ktime_get_ns();
     if (error == ECONNRESET || error == EPIPE) {
         struct fact fact = {.kind = FATE_RESET, .side = DIRECTION_RECEIVED, .count = 1, .error = error};

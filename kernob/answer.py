@@ -12,11 +12,24 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from kernob.model import FlowRow, PeerClass, Role, Snapshot, Transport
-from kernob.view import MAX_VIEW_BYTES, Group, Leader, Query, Row, Sort, Sums, View, encode_view, printable
+from kernob.model import NO_FACTS, FlowRow, PeerClass, Role, Snapshot, TcpFacts, Transport
+from kernob.view import (
+    MAX_VIEW_BYTES,
+    Group,
+    Leader,
+    Query,
+    Row,
+    Sort,
+    Sums,
+    View,
+    encode_view,
+    faults,
+    printable,
+)
 
-_Entry = tuple[FlowRow, int, int, float, float, int, bool]
-"""A flow that stands for its group; tx, rx bytes; tx, rx rate; number of flows; whether any is alive."""
+_Entry = tuple[FlowRow, int, int, float, float, int, bool, TcpFacts, TcpFacts]
+"""A flow that stands for its group; tx, rx bytes; tx, rx rate; number of flows; whether any is alive; what
+happened to their connections ever, and in the window."""
 
 _ROLES = {Role.UNKNOWN: "unknown", Role.CLIENT: "client", Role.SERVER: "server"}
 _TRANSPORTS = {Transport.TCP: "tcp", Transport.UDP: "udp"}
@@ -37,6 +50,9 @@ _SORT_KEYS: dict[Sort, Callable[[_Entry], Any]] = {
     Sort.PROCESS: lambda entry: entry[0].executable.casefold(),
     Sort.PID: lambda entry: entry[0].pid,
     Sort.SERVICE: lambda entry: entry[0].service.casefold(),
+    Sort.FAULTS: lambda entry: tuple(
+        -count for facts in (entry[8], entry[7]) for count in (faults(facts), facts.retransmits)
+    ),
     Sort.DESTINATION: lambda entry: (entry[0].address, entry[0].port, entry[0].peer),
 }
 
@@ -100,12 +116,15 @@ def _matches(flow: FlowRow, words: list[str]) -> bool:
 
 def _entries(flows: Sequence[FlowRow], group: Group) -> list[_Entry]:
     if group is Group.FLOW:
-        return [(f, f.tx_bytes, f.rx_bytes, f.tx_rate, f.rx_rate, 1, f.alive) for f in flows]
+        return [
+            (f, f.tx_bytes, f.rx_bytes, f.tx_rate, f.rx_rate, 1, f.alive, f.tcp, f.tcp_window) for f in flows
+        ]
     key_of = _GROUP_KEYS[group]
     folded: dict[tuple[Any, ...], _Entry] = {}
     for flow in flows:
         key = key_of(flow)
-        first, tx, rx, tx_rate, rx_rate, count, alive = folded.get(key, (flow, 0, 0, 0.0, 0.0, 0, False))
+        nothing: _Entry = (flow, 0, 0, 0.0, 0.0, 0, False, NO_FACTS, NO_FACTS)
+        first, tx, rx, tx_rate, rx_rate, count, alive, ever, window = folded.get(key, nothing)
         folded[key] = (
             first,
             tx + flow.tx_bytes,
@@ -114,8 +133,22 @@ def _entries(flows: Sequence[FlowRow], group: Group) -> list[_Entry]:
             rx_rate + flow.rx_rate,
             count + 1,
             alive or flow.alive,
+            _plus(ever, flow.tcp),
+            _plus(window, flow.tcp_window),
         )
     return list(folded.values())
+
+
+def _plus(one: TcpFacts, other: TcpFacts) -> TcpFacts:
+    if other == NO_FACTS:
+        return one
+    return TcpFacts(
+        one.connections + other.connections,
+        one.failed + other.failed,
+        one.retransmits + other.retransmits,
+        one.resets + other.resets,
+        one.drops + other.drops,
+    )
 
 
 def _ordered(entries: list[_Entry], query: Query) -> list[_Entry]:
@@ -135,7 +168,7 @@ def _ordered(entries: list[_Entry], query: Query) -> list[_Entry]:
 
 
 def _row(entry: _Entry, group: Group, window_rate: float) -> Row:
-    flow, tx_bytes, rx_bytes, tx_rate, rx_rate, count, alive = entry
+    flow, tx_bytes, rx_bytes, tx_rate, rx_rate, count, alive, ever, window = entry
     by_flow = group is Group.FLOW
     has_destination = group in {Group.FLOW, Group.DESTINATION}
     has_process = group in {Group.FLOW, Group.PROCESS}
@@ -159,6 +192,8 @@ def _row(entry: _Entry, group: Group, window_rate: float) -> Row:
         tx_rate=tx_rate,
         rx_rate=rx_rate,
         share=(tx_rate + rx_rate) / window_rate if window_rate > 0 else 0.0,
+        tcp=ever,
+        tcp_window=window,
     )
 
 

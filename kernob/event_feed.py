@@ -81,8 +81,12 @@ class EventFeed:
         return {
             "ring_full": int(session.losses()[Loss.EVENTS_FULL]),
             "decode": self._unread + self._state.undecoded,
-            "rate_cap": self._state.suppressed,
         }
+
+    @property
+    def suppressed(self) -> int:
+        """Events beyond the rate cap, which a summary tells (cumulative)."""
+        return self._state.suppressed
 
     @property
     def folded(self) -> int:

@@ -335,7 +335,7 @@ class Snapshot:
     """What the agent knew at the end of one tick; immutable, shared by all readers.
 
     `window_s` is the length of the interval the rates stand for. `losses` maps kernob.cause to a
-    cumulative count.
+    cumulative count, `suppressed_events` counts those that only a summary tells, which are not lost.
     """
 
     time_unix_ns: int
@@ -348,6 +348,7 @@ class Snapshot:
     losses: dict[str, int] = field(default_factory=dict)
     coverage: tuple[Coverage, ...] = ()
     runs: tuple[ProgramRuns, ...] = ()
+    suppressed_events: int = 0
 
 
 @dataclass(frozen=True, slots=True)

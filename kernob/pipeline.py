@@ -222,6 +222,7 @@ class Pipeline:
             hooks=self.hooks,
             maps=self._maps,
             losses=self._losses(),
+            suppressed_events=self._feed.suppressed,
             runs=self._runs(),
             coverage=self._wire.coverage,
         )

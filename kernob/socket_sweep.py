@@ -56,11 +56,11 @@ class SocketSweep:
         """Looks at one reading of the map; about once a minute at /proc, too. Raises MapError."""
         self._reconciler.between(rows)
         if self._reconciler.due(now_s):
-            started_s = time.monotonic()
+            started_s = time.thread_time()
             found, visible = self._sockets.active()
             for stale in self._reconciler.sweep(addresses, rows, found, visible, self._name):
                 self._repair(socks, stale)
-            self._reconciler.swept(now_s, time.monotonic() - started_s)
+            self._reconciler.swept(now_s, time.thread_time() - started_s)
         self._connections.see_foreign(self._reconciler.foreign(), since_unix_ns)
 
     def _repair(self, socks: BpfMap, stale: Stale) -> None:

@@ -17,7 +17,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from kernob.model import Coverage, Event, EventQuery, HookReport, MapUsage, Pulse
+from kernob.model import NO_FACTS, Coverage, Event, EventQuery, HookReport, MapUsage, Pulse, TcpFacts
 
 PROTOCOL_VERSION = 1
 MAX_REQUEST_BYTES = 4096
@@ -50,6 +50,7 @@ class Sort(enum.Enum):
     PID = "pid"
     SERVICE = "service"
     DESTINATION = "destination"
+    FAULTS = "faults"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +128,8 @@ class Row:
     """One flow, or the sum of `flows` flows that share what the group keeps.
 
     What a group does not keep is 0, "" or "unknown". `share` is the row's part (0..1) of all bytes, sent
-    and received, that every process of this host moved in the window.
+    and received, that every process of this host moved in the window. `tcp` is what happened to its TCP
+    connections since the agent first saw them, `tcp_window` what did in the window.
     """
 
     pid: int
@@ -146,6 +148,8 @@ class Row:
     tx_rate: float
     rx_rate: float
     share: float
+    tcp: TcpFacts = NO_FACTS
+    tcp_window: TcpFacts = NO_FACTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +214,11 @@ class _Want:
     """What any request says first."""
 
     want: str = "snapshot"
+
+
+def faults(facts: TcpFacts) -> int:
+    """Connections that came to nothing, and resets or cut exchanges, whichever are more (many are both)."""
+    return facts.failed + max(facts.resets, facts.drops)
 
 
 def printable(text: str) -> str:

@@ -62,6 +62,12 @@ LOST = MetricSpec(
     "What Kernob itself could not count or keep apart, by cause",
     ("kernob.cause",),
 )
+EVENTS_SUPPRESSED = MetricSpec(
+    "kernob.events.suppressed",
+    "{event}",
+    MetricKind.COUNTER,
+    "Events beyond KERNOB_MAX_EVENTS_PER_SECOND, told by a summary instead of one by one",
+)
 COVERAGE = MetricSpec(
     "kernob.coverage",
     "1",
@@ -109,6 +115,7 @@ OWN_METRICS: Final = (
     MAP_ENTRIES,
     MAP_CAPACITY,
     LOST,
+    EVENTS_SUPPRESSED,
     COVERAGE,
     EXPORT_DURATION,
     EXPORT_FAILURES,
@@ -148,6 +155,7 @@ class OwnTelemetry:
         self._observe(MAP_ENTRIES, _map_entries)
         self._observe(MAP_CAPACITY, _map_capacities)
         self._observe(LOST, _losses)
+        self._observe(EVENTS_SUPPRESSED, lambda snapshot: [Observation(snapshot.suppressed_events)])
         self._observe(COVERAGE, _coverage)
         self._observe(CPU_TIME, _cpu_times)
         self._observe(MEMORY_USAGE, self._memory)

@@ -52,7 +52,8 @@ class KernelOptions:
     """What a user may choose about the kernel side.
 
     `capacities`: map name -> entries. `kinds_off`: strategies not to try, out of tp_btf, raw_tp,
-    fentry, kprobe, and btf (read offsets from kernel headers). `cache_dir` None: compile each time.
+    fentry, kprobe, tracepoint, iter, and btf (read offsets from kernel headers). `cache_dir` None:
+    compile each time.
     """
 
     capacities: Mapping[str, int] = field(default_factory=dict)

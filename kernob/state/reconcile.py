@@ -77,7 +77,7 @@ class Reconciler:
     """Remembers what the sweep before suspected, and the foreign connections."""
 
     def __init__(self) -> None:
-        self._due_s = 0.0
+        self._due_s = self._soon_s = 0.0
         self._suspects: set[tuple[int, int, bytes]] = set()
         self._names: dict[int, Names | None] = {}
         self._foreign: dict[bytes, tuple[int, bool]] = {}
@@ -129,10 +129,16 @@ class Reconciler:
         return stale
 
     def between(self, rows: NDArray[Any]) -> None:
-        """Without looking at /proc: drop the foreign connections that closed or got their owner."""
+        """Without looking at /proc: drop the foreign connections that closed or got their owner.
+
+        Where others have no owner either, the next sweep comes sooner.
+        """
+        rows = rows[_active(rows)]
+        unowned = ends_of_rows(rows[rows["key"]["tgid"] == 0])
+        if any(each not in self._foreign for each in unowned):
+            self._due_s = min(self._due_s, self._soon_s)
         if not self._foreign:
             return
-        rows = rows[_active(rows)]
         owned = (rows["key"]["tgid"] != 0).tolist()
         now = dict(zip(ends_of_rows(rows), owned, strict=True))
         for ends, (_, has_row) in list(self._foreign.items()):
@@ -150,10 +156,13 @@ class Reconciler:
         return counts
 
     def swept(self, now_s: float, took_s: float) -> None:
-        """Plan the next sweep: once a minute; sooner, if it is cheap, while something is open to doubt."""
+        """Plan the next sweep: once a minute; sooner, if it is cheap, while something is open to doubt.
+
+        `took_s`: processor time of this one.
+        """
         doubt = bool(self._suspects) or any(not has_row for _, has_row in self._foreign.values())
-        pause_s = min(EVERY_S, max(_SOON_S, took_s / _COST_SHARE)) if doubt else EVERY_S
-        self._due_s = now_s + pause_s
+        self._soon_s = now_s + min(EVERY_S, max(_SOON_S, took_s / _COST_SHARE))
+        self._due_s = self._soon_s if doubt else now_s + EVERY_S
 
 
 def _active(rows: NDArray[Any]) -> NDArray[np.bool_]:

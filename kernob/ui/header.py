@@ -29,6 +29,7 @@ _SORT_NAMES = {
     Sort.PID: "pid",
     Sort.SERVICE: "service",
     Sort.DESTINATION: "destination",
+    Sort.FAULTS: "failures",
 }
 _ROW_NAMES = {
     Group.FLOW: "flows",

@@ -15,7 +15,7 @@ from textual.widget import Widget
 
 from kernob.ui.header import empty
 from kernob.ui.tables import WIDE_COLUMNS, Column, cell, fit, layout
-from kernob.view import Row, View
+from kernob.view import Row, View, faults
 
 WHEEL_ROWS = 3
 OWNS_MUCH = 0.1
@@ -23,6 +23,7 @@ OWNS_MUCH = 0.1
 
 _COLUMN_STYLES = {"tx_rate": Style(color="cyan"), "rx_rate": Style(color="green")}
 _FIGURES = frozenset(("tx_rate", "rx_rate", "tx_bytes", "rx_bytes"))
+_FAILED, _RESENT = Style(color="red", bold=True), Style(color="yellow")
 _PLAIN = Style()
 _DIM = Style(dim=True)
 _BOLD = Style(bold=True)
@@ -138,6 +139,8 @@ def row_strip(row: Row, columns: tuple[Column, ...], width: int, *, selected: bo
 def _style(row: Row, column: Column) -> Style:
     if not row.alive or (column.key in _FIGURES and not getattr(row, column.key)):
         return _DIM
+    if column.key == "faults":
+        return _FAILED if faults(row.tcp_window) else _RESENT if row.tcp_window.retransmits else _PLAIN
     style = _COLUMN_STYLES.get(column.key, _PLAIN)
     return style + _BOLD if row.share >= OWNS_MUCH else style
 

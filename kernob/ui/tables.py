@@ -15,7 +15,8 @@ from datetime import datetime, timezone
 
 from rich.cells import cell_len, set_cell_size
 
-from kernob.view import Group, Row, Sort, View, printable
+from kernob.model import TcpFacts
+from kernob.view import Group, Row, Sort, View, faults, printable
 
 WIDE_COLUMNS = 104
 """From this width on there is room for a service column, a bar and units."""
@@ -120,7 +121,7 @@ class Column:
 def layout(width: int, group: Group) -> tuple[Column, ...]:
     """Choose the columns for a screen `width` cells wide; with one blank between them they fill it.
 
-    Names take what is left; where that is too little for them, totals go.
+    Names take what is left; where that is too little for them, totals go, then failures.
     """
     wide = width >= WIDE_COLUMNS
     number = 7 if wide else 5
@@ -131,9 +132,12 @@ def layout(width: int, group: Group) -> tuple[Column, ...]:
         Column("tx_bytes", "TX", number, True, (Sort.TX_TOTAL, Sort.TOTAL)),
         Column("rx_bytes", "RX", number, True, (Sort.RX_TOTAL, Sort.TOTAL)),
     ]
-    columns = [share, *_names(group, wide=wide), *figures]
+    happened = Column("faults", "FAIL", 5, True, (Sort.FAULTS,))
+    columns = [share, *_names(group, wide=wide), happened, *figures]
     if _needed(columns) > width:
         columns = columns[:-2]
+    if _needed(columns) > width:
+        columns.remove(happened)
     spare = max(0, width - _needed(columns))
     weights = sum(column.weight for column in columns)
     resolved = []
@@ -157,7 +161,7 @@ def _names(group: Group, *, wide: bool) -> list[Column]:
     if wide:
         process = [Column("executable", "PROCESS", 12, sorts=(Sort.PROCESS,), weight=2), pid, service]
     else:
-        both = Column("who", "SERVICE/PROCESS", 12, sorts=(Sort.PROCESS, Sort.SERVICE), weight=3)
+        both = Column("who", "SERVICE/PROC", 12, sorts=(Sort.PROCESS, Sort.SERVICE), weight=2)
         process = [both, pid]
     return {
         Group.FLOW: [*process, destination],
@@ -183,8 +187,29 @@ def cell(row: Row, column: Column, *, wide: bool) -> str:
         return _share(row.share, column.width)
     if column.key in {"tx_rate", "rx_rate", "tx_bytes", "rx_bytes"}:
         return fit(human(getattr(row, column.key), "B" if wide else ""), column.width, right=True)
+    if column.key == "faults":
+        return fit(faults_mark(row.tcp_window), column.width, right=True)
     text = _TEXTS[column.key](row)
     return fit(text, column.width, right=column.right, middle=column.key == "destination")
+
+
+def faults_mark(facts: TcpFacts) -> str:
+    """Return what went wrong on connections: ✗ and how often, else ↻ and the segments sent again.
+
+    >>> faults_mark(TcpFacts(failed=2, drops=1)), faults_mark(TcpFacts(retransmits=1234))
+    ('✗3', '↻1k')
+    """
+    if faults(facts):
+        return f"✗{_short(faults(facts))}"
+    return f"↻{_short(facts.retransmits)}" if facts.retransmits else ""
+
+
+def _short(count: int) -> str:
+    """A count in at most 4 characters, rounded down."""
+    for step, letter in ((10**9, "G"), (10**6, "M"), (1000, "k")):
+        if count >= step:
+            return f"{count // step}{letter}"
+    return str(count)
 
 
 def _share(share: float, width: int) -> str:
@@ -233,6 +258,20 @@ _TEXTS: dict[str, Callable[[Row], str]] = {
 }
 
 
+def _happened(row: Row) -> list[str]:
+    """What happened to the row's connections since it is known, in words."""
+    facts = row.tcp
+    named = (
+        (facts.connections, "connections"),
+        (facts.failed, "failed"),
+        (facts.drops, "dropped"),
+        (facts.resets, "resets"),
+        (facts.retransmits, "segments resent"),
+    )
+    said = ", ".join(f"{count:,} {name}" for count, name in named if count)
+    return [said] if said else []
+
+
 def describe(row: Row) -> str:
     """Return everything the row says about who and whom, uncut: the line under the table."""
     parts = []
@@ -246,6 +285,7 @@ def describe(row: Row) -> str:
         local = f" at {_host(row.address)}" if row.role == "server" and row.peer else ""
         whom = clean(destination(row).removesuffix(" udp").removeprefix("udp, "))
         parts.append(f"{row.transport}{side} {whom}{local}{known}")
+    parts += _happened(row)
     if row.flows > 1:
         parts.append(f"{row.flows:,} flows")
     return "  ".join(parts)

@@ -45,13 +45,17 @@ def scaled(count: int, least: int = 1) -> int:
 
 
 def environment(**settings: object) -> dict[str, str]:
-    """A clean environment for the agent; each setting is named as its variable without KERNOB_."""
+    """A clean environment for the agent; a setting is named as its variable without KERNOB_ (OTEL_: with)."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("KERNOB_", "OTEL_"))}
     kept |= {k: os.environ[k] for k in _PASSED_ON if k in os.environ}
-    kept["OTEL_METRICS_EXPORTER"] = "none"
+    kept["OTEL_METRICS_EXPORTER"] = kept["OTEL_LOGS_EXPORTER"] = "none"
     if "PYTHONPATH" not in kept:
         kept["PYTHONPATH"] = str(ROOT)
-    return kept | {f"KERNOB_{name.upper()}": str(value) for name, value in settings.items()}
+    return kept | {_variable(name): str(value) for name, value in settings.items()}
+
+
+def _variable(name: str) -> str:
+    return name if name.startswith("OTEL_") else f"KERNOB_{name.upper()}"
 
 
 def wait_until(condition: Callable[[], bool], what: str, limit_s: float = READY_LIMIT_S) -> None:
@@ -88,8 +92,11 @@ class Agent:
         return bool(self.lines()) or " ready" in self.log.read_text()
 
     def lines(self) -> int:
-        """Complete lines written so far."""
-        return self.otlp.read_bytes().count(b"\n") if self.otlp.exists() else 0
+        """Complete lines with metrics written so far; events come between them as they happen."""
+        if not self.otlp.exists():
+            return 0
+        lines = self.otlp.read_bytes().split(b"\n")[:-1]
+        return sum(b'"resourceMetrics"' in line[:20] for line in lines)
 
     def wait_lines(self, count: int) -> None:
         """Let `count` more exports pass."""

@@ -192,3 +192,18 @@ def test_doubt_brings_the_next_sweep_forward_as_far_as_it_is_cheap() -> None:
         reconciler.sweep(*rows(), [open_socket(1)], {HOST_NETNS}, Naming())
         reconciler.swept(200.0, took_s)
         assert (reconciler.due(200.0 + pause_s - 0.1), reconciler.due(200.0 + pause_s)) == (False, True)
+
+
+def test_an_entry_without_owner_brings_the_next_sweep_forward() -> None:
+    """Accepted since the last sweep and not used yet: its holder is sought after 5 s, not after a minute."""
+    reconciler = Reconciler()
+    reconciler.sweep(*rows(), [], {HOST_NETNS}, Naming())
+    reconciler.swept(100.0, 0.01)
+    reconciler.between(row(1))
+    assert not reconciler.due(106.0)
+    reconciler.between(row(2, pid=0))
+    assert (reconciler.due(104.9), reconciler.due(105.0)) == (False, True)
+    reconciler.sweep(*rows(row(2, pid=0)), [open_socket(2)], {HOST_NETNS}, Naming())
+    reconciler.swept(105.0, 0.01)
+    reconciler.between(row(2, pid=0))
+    assert not reconciler.due(150.0)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from kernob.answer import select
-from kernob.model import PeerClass, Role, Transport
+from kernob.model import PeerClass, Role, TcpFacts, Transport
 from kernob.ui import tables
 from kernob.ui.tables import (
     cell,
@@ -174,18 +174,52 @@ def test_lines_fill_the_screen(group: Group, width: int, name: str, rate: float,
 
 
 def test_columns_at_80() -> None:
-    """80 cells hold share, name, PID, destination, both rates and both totals."""
+    """80 cells hold share, name, PID, destination, failures, both rates and both totals."""
     assert [column.key for column in layout(80, Group.FLOW)] == [
         "share",
         "who",
         "pid",
         "destination",
+        "faults",
         "tx_rate",
         "rx_rate",
         "tx_bytes",
         "rx_bytes",
     ]
-    assert [column.key for column in layout(60, Group.FLOW)][-2:] == ["tx_rate", "rx_rate"]
+    assert [column.key for column in layout(70, Group.FLOW)][-3:] == ["faults", "tx_rate", "rx_rate"]
+    assert [column.key for column in layout(60, Group.FLOW)][-3:] == ["destination", "tx_rate", "rx_rate"]
+
+
+def test_an_address_of_any_length_fits_at_80() -> None:
+    """The longest IPv4 address with a port is not cut."""
+    (column,) = (column for column in layout(80, Group.FLOW) if column.key == "destination")
+    assert cell(a_row(address="192.168.100.200", port=5432), column, wide=False) == "→192.168.100.200:5432"
+
+
+@pytest.mark.parametrize(
+    ("facts", "mark"),
+    [
+        (TcpFacts(9), "     "),
+        (TcpFacts(9, failed=2), "   ✗2"),
+        (TcpFacts(9, failed=2, resets=3, drops=1), "   ✗5"),
+        (TcpFacts(9, resets=3, drops=4), "   ✗4"),
+        (TcpFacts(9, failed=1, retransmits=7), "   ✗1"),
+        (TcpFacts(9, retransmits=127), " ↻127"),
+        (TcpFacts(9, failed=999_999), "✗999k"),
+        (TcpFacts(9, failed=10**9), "  ✗1G"),
+    ],
+)
+def test_failures_are_marked(facts: TcpFacts, mark: str) -> None:
+    """✗ and how many failed, were reset or cut off; only where none did, ↻ and the segments resent."""
+    (column,) = (column for column in layout(80, Group.FLOW) if column.key == "faults")
+    assert cell(a_row(tcp_window=facts), column, wide=False) == mark
+
+
+def test_the_line_below_counts_what_happened() -> None:
+    """Uncut, since the flow is known."""
+    said = describe(a_row(tcp=TcpFacts(1200, 5, 127, 3, 1)))
+    assert "1,200 connections, 5 failed, 1 dropped, 3 resets, 127 segments resent" in said
+    assert "connections" not in describe(a_row())
 
 
 def test_row_at_80() -> None:
@@ -199,9 +233,10 @@ def test_row_at_80() -> None:
         rx_bytes=61_000_000,
         share=0.861,
         alive=False,
+        tcp_window=TcpFacts(failed=12),
     )
     line = " ".join(cell(row, column, wide=False) for column in layout(80, Group.FLOW))
-    assert line == "   86% backup/rsync        812† →192.0.2.1:443           81.2M 12.1k  412G 61.0M"
+    assert line == "   86% backup/rsync     812† →192.0.2.1:443          ✗12 81.2M 12.1k  412G 61.0M"
 
 
 def test_share_bar() -> None:
@@ -224,7 +259,7 @@ def test_share_bar() -> None:
         (Sort.RATE, True, ["▲SHARE"]),
         (Sort.TX_RATE, False, ["▼TX/s"]),
         (Sort.TOTAL, False, ["▼TX", "▼RX"]),
-        (Sort.PROCESS, False, ["SERVICE/PROCESS▲"[-1]]),
+        (Sort.PROCESS, False, ["SERVICE/PROC▲"[-1]]),
         (Sort.PID, True, ["▼PID"]),
     ],
 )

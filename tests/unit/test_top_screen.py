@@ -97,9 +97,10 @@ def test_first_screen() -> None:
         assert shown[2].startswith(" busiest rsync.service 90%")
         assert shown[3].split() == [
             "▼SHARE",
-            "SERVICE/PROCESS",
+            "SERVICE/PROC",
             "PID",
             "DESTINATION",
+            "FAIL",
             "TX/s",
             "RX/s",
             "TX",
@@ -150,7 +151,11 @@ def test_sort_keys() -> None:
         await session.press("7")
         await session.until(lambda: pids(session.app) == [13, 12, 11])
         await session.press("S", "S", "S", "S", "S", "S", "S")
+        await session.until_shown("by failures")
+        await session.press("S")
         await session.until_shown("by destination")
+        await session.press("f")
+        await session.until_shown("by failures")
         await session.press("0", "1")
         await session.until_shown("by share")
 
@@ -158,10 +163,10 @@ def test_sort_keys() -> None:
 
 
 def test_every_digit_has_its_order() -> None:
-    """The digits 1 to 9 and 0 choose the ten orders in the order the help lists them."""
+    """The digits 1 to 9, 0 and f choose the orders in the order the help lists them."""
 
     async def script(session: Session) -> None:
-        for digit, sort in zip("1234567890", Sort, strict=True):
+        for digit, sort in zip("1234567890f", Sort, strict=True):
             await session.press(digit)
             assert session.app._request.sort is sort
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernob.answer import encode_answer, select
-from kernob.model import Role
+from kernob.model import Role, TcpFacts
 from kernob.view import (
     Group,
     Query,
@@ -32,7 +32,21 @@ def test_oversized_answers_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     answer = decode_answer(encode_answer(full, Query(limit=1000)))
     assert isinstance(answer, View)
     assert len(answer.rows) + answer.left_out.rows == 1000
-    assert len(answer.rows) == 62
+    assert len(answer.rows) == 31
+
+
+def test_groups_add_up_what_happened_and_order_by_it() -> None:
+    """A destination's row sums its flows' facts; the most failures of the window come first."""
+    full = snapshot(
+        flow(1, "curl", tcp=TcpFacts(3, 1, 9), tcp_window=TcpFacts(1, 1)),
+        flow(2, "wget", tcp=TcpFacts(2, 0, 1), tcp_window=TcpFacts(0, 0, 1)),
+        flow(3, "rsync", 500.0, address="198.51.100.2", peer="198.51.100.2"),
+    )
+    view = select(full, Query(group=Group.DESTINATION, sort=Sort.FAULTS))
+    assert [row.address for row in view.rows] == ["192.0.2.1", "198.51.100.2"]
+    assert (view.rows[0].tcp, view.rows[0].tcp_window) == (TcpFacts(5, 1, 10), TcpFacts(1, 1, 1))
+    by_flow = select(full, Query(sort=Sort.FAULTS))
+    assert [row.executable for row in by_flow.rows] == ["curl", "wget", "rsync"]
 
 
 def test_groups() -> None:

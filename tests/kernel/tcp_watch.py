@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the programs say of connections, read straight from their maps; processes to make connections with.
+
+Used by tests/kernel/test_tcp_*.py. A case is played by processes of its own, so that facts are told apart by
+process id; what a case does not name must not have happened to them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from harness import environment
+from numpy.typing import NDArray
+
+from kernob.config import load_settings
+from kernob.kernel.ringbuf import RingBuffer
+from kernob.kernel.session import Session
+from kernob.model import Fate
+from kernob.pipeline import new_session
+from kernob.probes import tcp
+
+ROLES = ("", "client", "server")
+OUTCOMES = (
+    "ok",
+    "refused",
+    "timed_out",
+    "reset",
+    "host_unreachable",
+    "net_unreachable",
+    "cancelled",
+    "other",
+)
+DROPS = ("unanswered", "reset_mid_response", "eof_mid_response", "stalled_mid_response")
+CLOSED_BY = ("peer", "self", "network")
+TIMEOUTS = ("unacknowledged", "keepalive")
+DIRECTIONS = ("sent", "received")
+CLOSE_LIMIT_S = 20.0
+
+
+def name_of(fate: np.void) -> str:
+    """A fact in words: "connection ok", "reset received idle", "drop unanswered by peer"."""
+    kind, reason, side = Fate(int(fate["kind"])), int(fate["reason"]), int(fate["side"])
+    if kind is Fate.CONNECTION:
+        return f"connection {OUTCOMES[reason]}"
+    if kind is Fate.RESET:
+        return f"reset {DIRECTIONS[side]}{' idle' if fate['idle'] else ''}"
+    if kind is Fate.DROP:
+        return f"drop {DROPS[reason]} by {CLOSED_BY[side]}"
+    if kind is Fate.TIMEOUT:
+        return f"timeout {TIMEOUTS[reason]}"
+    return kind.name.lower()
+
+
+@dataclass
+class Watch:
+    """A loaded session and everything drained from it so far."""
+
+    session: Session
+    ring: RingBuffer
+    facts: Counter[tuple[int, str, str]] = field(default_factory=Counter)
+    durations: list[tuple[int, str, int, float]] = field(default_factory=list)
+    events: list[np.void] = field(default_factory=list)
+
+    def drain(self) -> None:
+        """Reads what there is."""
+        rows = tcp.read(self.session)
+        for fate, count in zip(rows.fates, rows.counts, strict=True):
+            flow = fate["flow"]
+            self.facts[int(flow["tgid"]), ROLES[flow["role"]], name_of(fate)] += int(count)
+        for key, value in zip(rows.durations, rows.histograms, strict=True):
+            kind = tcp.Duration(int(key["kind"])).name.lower()
+            tgid, count = int(key["flow"]["tgid"]), int(value["count"])
+            assert int(value["buckets"].sum()) == count
+            self.durations.append((tgid, kind, count, int(value["sum_ns"]) / 1e9))
+        while raw := self.ring.read():
+            self.events += list(tcp.events(self.session, raw))
+
+    def sockets(self, pids: set[int]) -> NDArray[Any]:
+        """struct sock_val of the live sockets that these processes own or used last."""
+        _keys, values = self.session.map("socks").read()
+        return values[np.isin(values["key"]["tgid"], [*pids]) | np.isin(values["user"]["tgid"], [*pids])]
+
+    def settle(self, pids: set[int]) -> None:
+        """Waits until the kernel has destroyed every socket of these processes, and drains."""
+        deadline = time.monotonic() + CLOSE_LIMIT_S
+        while len(left := self.sockets(pids)):
+            assert time.monotonic() < deadline, left
+            time.sleep(0.01)
+        self.drain()
+
+    def of(self, *pids: int) -> dict[str, int]:
+        """Facts of these processes together, by "role fact"."""
+        self.settle(set(pids))
+        found: Counter[str] = Counter()
+        for (pid, role, fact), count in self.facts.items():
+            if pid in pids:
+                found[f"{role} {fact}"] += count
+        return dict(found)
+
+    def events_of(self, *pids: int) -> list[np.void]:
+        """Events of these processes, in order."""
+        self.drain()
+        return [event for event in self.events if int(event["flow"]["tgid"]) in pids]
+
+    def losses(self) -> list[int]:
+        """The losses array."""
+        return [int(count) for count in self.session.losses()]
+
+
+@contextlib.contextmanager
+def watching(cache: Path, **settings: object) -> Iterator[Watch]:
+    """All programs of Kernob attached, without an agent."""
+    chosen = {k: v for k, v in environment(**settings).items() if k.startswith("KERNOB_")}
+    loaded = load_settings({**chosen, "KERNOB_CACHE_DIR": str(cache)})
+    with new_session(loaded) as session:
+        events = session.map("events")
+        ring = RingBuffer(events.fd, events.max_entries)
+        try:
+            yield Watch(session, ring)
+        finally:
+            ring.close()
+
+
+@dataclass
+class Actor:
+    """A forked process that runs one function; `result` waits for its end."""
+
+    pid: int
+    _name: str
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        """Sends a signal; `wait` still has to be called."""
+        os.kill(self.pid, number)
+
+    def wait(self, code: int = 0) -> None:
+        """Its end, and how it must have ended (a negative code: by that signal)."""
+        _pid, status = os.waitpid(self.pid, 0)
+        assert os.waitstatus_to_exitcode(status) == code, f"{self._name} ended with {status}"
+
+
+def act(function: Callable[..., Any], *arguments: Any) -> Actor:
+    """Forks a process that calls the function and ends."""
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid:
+        return Actor(pid, getattr(function, "__name__", "actor"))
+    code = 0
+    try:
+        function(*arguments)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    finally:
+        os._exit(code)
+
+
+def listener(backlog: int = 128, host: str = "127.0.0.1") -> socket.socket:
+    """A listening socket of this process; who inherits it accepts."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    found = socket.socket(family)
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    found.bind((host, 0))
+    found.listen(backlog)
+    return found
+
+
+def read_exactly(sock: socket.socket, count: int) -> bytes:
+    """`count` bytes, or fewer when the peer closed."""
+    data = b""
+    while len(data) < count:
+        part = sock.recv(count - len(data))
+        if not part:
+            break
+        data += part
+    return data
+
+
+def abort(sock: socket.socket) -> None:
+    """Closes with a RST."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    sock.close()

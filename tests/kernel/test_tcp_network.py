@@ -1,0 +1,361 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Connections that the network or the routing table ends: in network namespaces of their own.
+
+Every case is played by one forked process in a fresh namespace, both ends in it where there are two; nftables
+drops and rejects, routes refuse.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import shutil
+import socket
+import struct
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from harness import scaled
+from tcp_watch import Watch, act, read_exactly, watching
+
+pytestmark = [
+    pytest.mark.lane,
+    pytest.mark.skipif(not shutil.which("nft"), reason="missing feature: nftables"),
+]
+
+ASK = b"q" * 100
+ELSEWHERE = ("192.0.2.1", 80)
+_NEWNET = 0x40000000
+
+
+@pytest.fixture(scope="module")
+def watch(agents: Path) -> Iterator[Watch]:
+    """One session for all cases."""
+    with watching(agents / "cache") as found:
+        yield found
+
+
+def run(*command: str) -> None:
+    """A tool that must succeed."""
+    subprocess.run(command, check=True, capture_output=True)
+
+
+def rule(text: str) -> None:
+    """Adds a rule to the input hook of this namespace."""
+    run(
+        "nft",
+        f"add table ip t; add chain ip t c {{ type filter hook input priority 0; }}; add rule ip t c {text}",
+    )
+
+
+def flush() -> None:
+    """Removes all rules again."""
+    run("nft", "flush ruleset")
+
+
+def setting(name: str, value: int) -> None:
+    """A sysctl of this namespace."""
+    Path(f"/proc/sys/net/ipv4/{name}").write_text(str(value))
+
+
+def retransmitted() -> int:
+    """TCP's RetransSegs of this namespace."""
+    rows = [
+        row.split() for row in Path("/proc/self/net/snmp").read_text().splitlines() if row.startswith("Tcp:")
+    ]
+    return int(rows[1][rows[0].index("RetransSegs")])
+
+
+def alone(watch: Watch, function: Callable[[], None]) -> dict[str, int]:
+    """Facts of a process that played the case in a namespace of its own.
+
+    Retransmits must be as many as that namespace's RetransSegs; they are left out of what is returned.
+    """
+    reader, writer = os.pipe()
+
+    def inside() -> None:
+        if ctypes.CDLL(None, use_errno=True).unshare(_NEWNET):
+            raise OSError(ctypes.get_errno(), "unshare")
+        run("ip", "link", "set", "lo", "up")
+        function()
+        os.write(writer, str(retransmitted()).encode())
+
+    actor = act(inside)
+    os.close(writer)
+    actor.wait()
+    with os.fdopen(reader) as stream:
+        segments = int(stream.read())
+    found = watch.of(actor.pid)
+    assert found.pop("client retransmit", 0) + found.pop("server retransmit", 0) == segments
+    return found
+
+
+def door(backlog: int = 16) -> socket.socket:
+    """A listener on a free port of loopback."""
+    found = socket.socket()
+    found.bind(("127.0.0.1", 0))
+    found.listen(backlog)
+    return found
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    """A client's socket and the accepted one."""
+    with door() as listening:
+        client = socket.create_connection(listening.getsockname())
+        server, _ = listening.accept()
+    return client, server
+
+
+def refuse(address: tuple[str, int], error: int) -> None:
+    """Connecting fails with this error."""
+    with socket.socket() as sock:
+        assert sock.connect_ex(address) == error
+
+
+def test_a_closed_port_refuses(watch: Watch) -> None:
+    """Three attempts, three refusals, over IPv4, IPv6 and with a v4-mapped address."""
+
+    def case() -> None:
+        refuse(("127.0.0.1", 9), errno.ECONNREFUSED)
+        for host in ("::1", "::ffff:127.0.0.1"):
+            with socket.socket(socket.AF_INET6) as sock:
+                assert sock.connect_ex((host, 9)) == errno.ECONNREFUSED
+
+    assert alone(watch, case) == {"client connection refused": 3}
+
+
+@pytest.mark.parametrize(
+    ("route", "error", "outcome"),
+    [
+        ("blackhole", errno.EINVAL, "other"),
+        ("prohibit", errno.EACCES, "other"),
+        ("unreachable", errno.EHOSTUNREACH, "host_unreachable"),
+        ("", errno.ENETUNREACH, "net_unreachable"),
+    ],
+)
+def test_a_route_that_leads_nowhere(watch: Watch, route: str, error: int, outcome: str) -> None:
+    """connect() fails before there is any TCP state; blocking, non-blocking, and again on the same socket."""
+
+    def case() -> None:
+        if route:
+            run("ip", "route", "add", route, "192.0.2.0/24")
+        refuse(ELSEWHERE, error)
+        with socket.socket() as sock:
+            sock.setblocking(False)
+            assert sock.connect_ex(ELSEWHERE) == error
+            assert sock.connect_ex(ELSEWHERE) == error
+        with socket.socket(socket.AF_INET6) as sock:
+            assert sock.connect_ex(("::ffff:192.0.2.1", 80)) == error
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            assert sock.connect_ex(ELSEWHERE) == error
+
+    assert alone(watch, case) == {f"client connection {outcome}": 4}
+
+
+def test_a_failed_attempt_is_asked_about_once_more(watch: Watch) -> None:
+    """A non-blocking connect whose result a second connect() fetches is one attempt."""
+
+    def case() -> None:
+        with socket.socket() as sock:
+            sock.setblocking(False)
+            assert sock.connect_ex(("127.0.0.1", 9)) == errno.EINPROGRESS
+            time.sleep(0.1)
+            assert sock.connect_ex(("127.0.0.1", 9)) == errno.ECONNREFUSED
+
+    assert alone(watch, case) == {"client connection refused": 1}
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "outcome"),
+    [
+        ("reject with tcp reset", errno.ECONNREFUSED, "refused"),
+        ("reject with icmp type port-unreachable", errno.ECONNREFUSED, "refused"),
+        ("reject with icmp type host-unreachable", errno.EHOSTUNREACH, "host_unreachable"),
+        ("reject with icmp type net-unreachable", errno.ENETUNREACH, "net_unreachable"),
+    ],
+)
+def test_a_firewall_that_rejects(watch: Watch, answer: str, error: int, outcome: str) -> None:
+    """What it answers is the outcome."""
+
+    def case() -> None:
+        rule(f"tcp dport 9 {answer}")
+        refuse(("127.0.0.1", 9), error)
+
+    assert alone(watch, case) == {f"client connection {outcome}": 1}
+
+
+def test_a_firewall_that_drops(watch: Watch) -> None:
+    """The kernel gives up after its retries: timed out, and the SYNs sent again are counted."""
+
+    def case() -> None:
+        setting("tcp_syn_retries", 1)
+        rule("tcp dport 9 drop")
+        refuse(("127.0.0.1", 9), errno.ETIMEDOUT)
+
+    assert alone(watch, case) == {"client connection timed_out": 1}
+
+
+def test_attempts_given_up(watch: Watch) -> None:
+    """Before the first SYN was sent again: cancelled (another address was quicker); after it: timed out."""
+
+    def case() -> None:
+        rule("tcp dport 9 drop")
+        with socket.socket() as late, socket.socket() as early:
+            for sock in (late, early):
+                sock.setblocking(False)
+                assert sock.connect_ex(("127.0.0.1", 9)) == errno.EINPROGRESS
+            early.close()
+            time.sleep(1.4)
+
+    expected = {"client connection cancelled": 1, "client connection timed_out": 1}
+    assert alone(watch, case) == expected
+
+
+def test_a_socket_connected_to_itself(watch: Watch) -> None:
+    """One connection, of the client."""
+
+    def case() -> None:
+        with socket.socket() as sock:
+            sock.bind(("127.0.0.1", 0))
+            sock.connect(sock.getsockname())
+            sock.sendall(b"self")
+            assert sock.recv(10) == b"self"
+
+    assert alone(watch, case) == {"client connection ok": 1}
+
+
+def test_both_ends_connect_at_once(watch: Watch) -> None:
+    """Two clients' connections, no server's."""
+
+    def case() -> None:
+        first, second = socket.socket(), socket.socket()
+        for sock in (first, second):
+            sock.bind(("127.0.0.1", 0))
+            sock.setblocking(False)
+        rule("tcp flags syn / syn,ack drop")
+        assert first.connect_ex(second.getsockname()) == errno.EINPROGRESS
+        assert second.connect_ex(first.getsockname()) == errno.EINPROGRESS
+        flush()
+        time.sleep(1.6)
+        first.send(b"x")
+        second.send(b"y")
+        time.sleep(0.1)
+        assert first.recv(9) + second.recv(9) == b"yx"
+
+    assert alone(watch, case) == {"client connection ok": 2}
+
+
+def test_a_full_backlog(watch: Watch) -> None:
+    """Whoever comes when nobody accepts: the first ones are connected, the rest send their SYN again."""
+
+    def case() -> None:
+        setting("tcp_syn_retries", 1)
+        listening = door(0)
+        with contextlib.ExitStack() as stack:
+            for _ in range(3):
+                sock = stack.enter_context(socket.socket())
+                sock.setblocking(False)
+                sock.connect_ex(listening.getsockname())
+            time.sleep(1.5)
+        listening.close()
+
+    found = alone(watch, case)
+    ok = found.pop("client connection ok")
+    assert 1 <= ok <= 2
+    assert found.pop("client connection timed_out") == 3 - ok
+    assert found.pop("server connection ok", 0) <= ok
+    assert {fact.split()[1] for fact in found} <= {"reset"}
+
+
+def _silenced(case: Callable[[socket.socket], None]) -> Callable[[], None]:
+    """Plays it on a connection whose packets are dropped from then on."""
+
+    def play() -> None:
+        client, server = pair()
+        client.sendall(ASK)
+        read_exactly(server, len(ASK))
+        server.sendall(b"a")
+        client.recv(1)
+        rule("tcp dport != 0 drop")
+        case(client)
+        flush()
+
+    return play
+
+
+def test_keepalive_gives_up_an_idle_connection(watch: Watch) -> None:
+    """A timeout, but no drop: no exchange was open."""
+
+    def case(client: socket.socket) -> None:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT):
+            client.setsockopt(socket.IPPROTO_TCP, option, 1)
+        with pytest.raises(TimeoutError):
+            client.recv(1)
+
+    found = alone(watch, _silenced(case))
+    assert found.pop("client timeout keepalive") == 1
+    assert _without_resets(found) == {"client connection ok": 1, "server connection ok": 1}
+
+
+def test_a_request_that_is_never_acknowledged(watch: Watch) -> None:
+    """TCP_USER_TIMEOUT: a timeout, and the exchange is dropped by the network."""
+
+    def case(client: socket.socket) -> None:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000)
+        client.sendall(ASK)
+        with pytest.raises(TimeoutError):
+            client.recv(1)
+
+    found = alone(watch, _silenced(case))
+    assert found.pop("client timeout unacknowledged") == 1
+    assert found.pop("client drop unanswered by network") == 1
+    assert _without_resets(found) == {"client connection ok": 1, "server connection ok": 1}
+
+
+def _without_resets(found: dict[str, int]) -> dict[str, int]:
+    """Whether the kernel sends a RST when it gives up, and what comes of it, depends on its version."""
+    return {fact: count for fact, count in found.items() if " reset " not in fact}
+
+
+def test_retransmits_are_segments_and_equal_the_kernels_own_count(watch: Watch) -> None:
+    """Under 1 % loss: what is charged to the sender is what its sockets' TCP_INFO say, and RetransSegs."""
+    reader, writer = os.pipe()
+
+    def case() -> None:
+        run("ip", "link", "set", "lo", "mtu", "1500")
+        rule("tcp flags != syn meta length > 100 numgen random mod 100 < 1 drop")
+        seen = 0
+        for _ in range(4):
+            client, server = pair()
+            if not (child := os.fork()):
+                client.close()
+                while server.recv(1 << 16):
+                    pass
+                os._exit(0)
+            server.close()
+            client.sendall(b"z" * scaled(10_000_000))
+            client.shutdown(socket.SHUT_WR)
+            assert client.recv(1) == b""
+            info = client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+            seen += struct.unpack_from("I", info, 100)[0]
+            client.close()
+            os.waitpid(child, 0)
+        assert seen == retransmitted() > 0
+        os.write(writer, str(seen).encode())
+
+    found = alone(watch, case)
+    os.close(writer)
+    with os.fdopen(reader) as stream:
+        assert int(stream.read()) > 0
+    assert found == {"client connection ok": 4, "server connection ok": 4}
+
+
+def test_nothing_was_lost(watch: Watch) -> None:
+    """No map was full."""
+    assert set(watch.losses()) == {0}
