@@ -7,6 +7,7 @@ export DEBIAN_FRONTEND=noninteractive
 sources=/run/build.list
 options="-o Dir::Etc::sourceparts=- -o Dir::Etc::sourcelist=$sources"
 if [ -n "${DEBIAN_MIRROR:-}" ]; then
+    # shellcheck disable=SC1091
     release=$(. /etc/os-release && echo "$VERSION_CODENAME")
     echo "deb $DEBIAN_MIRROR $release main" >"$sources"
 else
