@@ -155,7 +155,8 @@ class SeriesBlock:
     def acknowledged(self, points: MetricPoints) -> None:
         """Take note that the backend has these points."""
         slots, bits = points.slots[points.zeros :].astype(np.int64), points.bits[points.zeros :]
-        said = self._bits[slots] == bits
+        # not those that were forgotten while the batch was under way
+        said = (self._bits[slots] == bits) & ((self._flags[slots] & _LIVE) != 0)
         if points.gone is not None:
             said &= points.gone == ((self._flags[slots] & _ENDED) != 0)
         self._sent[slots] = points.time_unix_ns
