@@ -103,7 +103,8 @@ build_base() {
 
 build_agent() {
     say "kernob/agent:$tag: BCC from Debian, Python packages from requirements.lock"
-    set -- --secret "id=apt,src=$work/apt.conf" --build-arg "DEBIAN_MIRROR=$mirror"
+    echo "$mirror" >"$work/mirror"
+    set -- --secret "id=apt,src=$work/apt.conf" --secret "id=mirror,src=$work/mirror"
     [ ! -s "$ca" ] || set -- "$@" --secret "id=ca,src=$ca"
     write_pip_settings >"$work/pip.conf"
     [ ! -s "$work/pip.conf" ] || set -- "$@" --secret "id=pip,src=$work/pip.conf"
