@@ -130,7 +130,7 @@ def shown(images: float, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 def _wait(stack: Stack, everything_shows: Callable[[], bool], began_s: float) -> None:
     """Until then; else fail with what does not show."""
     try:
-        wait_for(everything_shows, "all panels to show something", 300, 3)
+        wait_for(everything_shows, "all panels to show something", 900, 3)
     except TimeoutError:
         found = check.run(stack.victoria.url, check.Range(began_s, time.time()))
         pytest.fail("\n".join(dashboards.query_problems(found)), pytrace=False)
