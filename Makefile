@@ -68,4 +68,4 @@ lock: ## renew requirements*.lock from pyproject.toml (needs uv)
 	@$(LOCK) --extra build --extra dev --extra dashboards -c requirements.lock -o requirements-dev.lock
 
 clean: ## remove .venv and caches
-	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis tests/stack/grafana/node_modules
