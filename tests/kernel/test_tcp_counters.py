@@ -92,6 +92,23 @@ def test_outcomes_and_durations_are_the_clients_own(agents: Path, namespace: tup
     _check_quantile(responses, here["port"], ledger["response_s"])
 
 
+def test_it_can_be_switched_off(agents: Path, namespace: tuple[str, ...]) -> None:
+    """Without KERNOB_TCP bytes are counted all the same; of connections there is neither series nor loss."""
+    with (
+        running_agent(agents / "tcp_off", tcp="false") as agent,
+        Puppet("tcp_counters", prefix=namespace) as client,
+    ):
+        here = client.answer()
+        client.order("ask 8")
+        client.order(f"refused 5 {REFUSED}")
+        agent.wait_lines(3)
+        totals = agent.stop()
+    assert totals.process_io()[here["client"]]["transmit", "tcp"] == 8 * 8
+    names = {name for name, _ in totals.lives}
+    assert not [name for name in names if name.startswith(("kernob.tcp", "kernob.process.tcp"))]
+    assert totals.sum_of("kernob.lost") == 0
+
+
 def _check_quantile(found: list[tuple[dict[str, Any], Any]], port: int, seen_s: list[float]) -> None:
     """Its p50 and p95 lie within one bucket of the client's, and so many were counted."""
     (histogram,) = (h for a, h in found if a["kernob.service"] == SERVICE and a["server.port"] == port)
@@ -136,11 +153,19 @@ def test_active_connections_equal_ss(agents: Path, namespace: tuple[str, ...], o
                 client.order("open 20")
             for order, expected in (("close 7", 13), ("open 5", 18), ("close 18", 0)):
                 client.order(order)
-                by_ss = _open_by_ss(namespace, port)
-                assert by_ss == +Counter({"client": expected, "server": expected})
-                _wait_for_active(agent, by_ss)
+                _wait_for_open(namespace, port, expected)
+                _wait_for_active(agent, expected)
             agent.stop()
 
 
-def _wait_for_active(agent: Agent, expected: Counter[str]) -> None:
-    wait_until(lambda: _active(agent) == expected, f"{expected} active connections", 90)
+def _both(count: int) -> Counter[str]:
+    return +Counter({"client": count, "server": count})
+
+
+def _wait_for_open(inside: tuple[str, ...], port: int, count: int) -> None:
+    """The server takes a moment to close its ends."""
+    wait_until(lambda: _open_by_ss(inside, port) == _both(count), f"{count} connections in ss", 90)
+
+
+def _wait_for_active(agent: Agent, count: int) -> None:
+    wait_until(lambda: _active(agent) == _both(count), f"{count} active connections", 90)
