@@ -8,10 +8,13 @@ KERNOB_TEST_STACK_OVERLAY=file.yaml adds a compose file that names other images,
 
 from __future__ import annotations
 
+import fcntl
 import os
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -26,8 +29,20 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(scope="session")
-def engine() -> str:
+def alone() -> Iterator[None]:
+    """No other run of these tests on this machine: they would take each other's projects down."""
+    with Path(tempfile.gettempdir(), "kernob-stack-tests.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pytest.fail(f"another run of the stack's tests is under way ({lock.name})", pytrace=False)
+        yield
+
+
+@pytest.fixture(scope="session")
+def engine(alone: None) -> str:
     """Version of the Docker engine; without one nothing here can be shown, and that is a failure."""
+    del alone
     if os.geteuid():
         pytest.fail("the stack's tests need root", pytrace=False)
     try:
