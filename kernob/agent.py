@@ -150,6 +150,7 @@ class Agent:
             self._on_end()
 
     def _run(self) -> None:
+        self._pipeline.start()
         export_every_s = self._settings.otlp.export_interval_s or 0.0
         interval_s = self._settings.scrape_interval_s
         exported_s = due_s = last_s = time.monotonic()
@@ -289,9 +290,9 @@ def run_agent(settings: Settings, otlp_file: Path | None) -> int:
             agent = Agent(settings, outlet, on_end=signals.stop.set, journal=journal)
             server = SnapshotServer(settings.socket_path, agent, events=journal)
             server.bind()
-            store.start()
             stack.callback(server.close)
             stack.enter_context(agent)
+            store.start()  # no thread but the agent's own before: it may give capabilities up
             signals.started()
             server.start()
             log.info("ready: %d hooks attached", len(agent.hooks))

@@ -36,14 +36,18 @@ class EventFeed:
         self._unread = 0
 
     def open(self, session: Session) -> None:
-        """Begins to read the session's ring. Raises MapError."""
+        """Maps the session's ring; `start` begins to read it. Raises MapError."""
         try:
             ring = session.map("events")
         except KeyError:
             return
         self._ring = RingBuffer(ring.fd, ring.max_entries)
         self._reader = RingReader(self._ring, self._wake)
-        self._reader.start()
+
+    def start(self) -> None:
+        """Begins to read, in a thread that has no more capabilities than the caller's."""
+        if self._reader:
+            self._reader.start()
 
     def stop(self) -> None:
         """Ends the reading thread; what is in the ring then is what the last `take` gets."""

@@ -141,6 +141,10 @@ class Pipeline:
         self._session.detach()
         self._feed.stop()
 
+    def start(self) -> None:
+        """Begins to read events as they come, in a thread of its own."""
+        self._feed.start()
+
     def events(self) -> list[Event]:
         """What happened since the last call, as far as the rate cap admits it. Cheap where nothing did."""
         return self._feed.take(self._session)
