@@ -319,9 +319,9 @@ def run_agent(settings: Settings, otlp_file: Path | None) -> int:
             )
             server = SnapshotServer(settings.socket_path, agent, events=journal)
             server.bind()
-            confined(store.start) if settings.drop_capabilities else store.start()
             stack.callback(server.close)
             stack.enter_context(agent)
+            store.start()  # no thread but the agent's own before: it may give capabilities up
             signals.started()
             server.start()
             log.info("ready: %d hooks attached", len(agent.hooks))

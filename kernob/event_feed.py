@@ -36,17 +36,17 @@ class EventFeed:
         self._unread = 0
 
     def open(self, session: Session) -> None:
-        """Gets hold of the session's ring. Raises MapError."""
+        """Maps the session's ring; `start` begins to read it. Raises MapError."""
         try:
             ring = session.map("events")
         except KeyError:
             return
         self._ring = RingBuffer(ring.fd, ring.max_entries)
+        self._reader = RingReader(self._ring, self._wake)
 
     def start(self) -> None:
-        """Begins to read; what is in the ring by then is read first."""
-        if self._ring:
-            self._reader = RingReader(self._ring, self._wake)
+        """Begins to read, in a thread that has no more capabilities than the caller's."""
+        if self._reader:
             self._reader.start()
 
     def stop(self) -> None:

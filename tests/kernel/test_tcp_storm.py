@@ -41,6 +41,12 @@ def snmp() -> Counter[str]:
     return Counter({name: int(value) for name, value in zip(rows[0][1:], rows[1][1:], strict=True)})
 
 
+def _release() -> tuple[int, int]:
+    """The kernel's version."""
+    major, minor = os.uname().release.split(".")[:2]
+    return int(major), int(minor)
+
+
 def _serve(door: socket.socket, by_abort: bool) -> None:
     while True:
         sock, _ = door.accept()
@@ -111,7 +117,8 @@ def test_a_storm_is_counted_as_the_kernel_counts_it(watch: Watch) -> None:
     assert failed == found["client connection refused"] >= CLIENTS * third
     assert active == found["client connection ok"] + found["client connection refused"] == CONNECTIONS
     assert passive == found["server connection ok"] == found["client connection ok"]
-    assert resets == sum(count for fact, count in found.items() if "reset sent" in fact)
+    unseen = 0 if _release() >= (6, 10) else failed  # RSTs for closed ports have no tracepoint before
+    assert resets == unseen + sum(count for fact, count in found.items() if "reset sent" in fact)
     assert retransmits == sum(count for fact, count in found.items() if "retransmit" in fact)
     assert not [fact for fact in found if "drop" in fact or "timeout" in fact or "stall" in fact]
     lost = watch.losses()
