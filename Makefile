@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev top doctor test lint format docs dashboards bench stack-images lock clean
+.PHONY: help setup setup-dev top doctor test test-stack lint format docs dashboards bench stack-images lint-stack lock clean
 
 help: ## say what there is
 	@printf 'Kernob: which process sends how many bytes to whom.\n\n'
@@ -26,6 +26,10 @@ doctor: setup ## what this kernel offers, and what is missing
 
 test: setup-dev ## run the tests (ARGS="-k name" selects; as root the kernel tests run too)
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-stack: setup-dev ## run the stack's tests (root, Docker; ARGS="-m slow_stack" the long ones)
+	@tests/stack/engine.sh start
+	@$(BIN)/python -m pytest tests/stack --capture=sys $(or $(ARGS),-m "not slow_stack")
 
 lint: setup-dev ## ruff, mypy --strict, clang-format
 	@$(BIN)/ruff check .
@@ -53,6 +57,9 @@ bench: setup-dev ## run all benchmarks (half an hour; needs gcc)
 stack-images: ## build the stack's images from packages, where no image registry is reachable
 	@sh docker/stack-images.sh
 
+lint-stack: ## hadolint, shellcheck, yamllint, compose's own check of the stack's files
+	@sh docker/lint.sh
+
 LOCK := uv pip compile pyproject.toml --universal --python-version 3.10 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' --quiet
 
@@ -61,4 +68,4 @@ lock: ## renew requirements*.lock from pyproject.toml (needs uv)
 	@$(LOCK) --extra build --extra dev --extra dashboards -c requirements.lock -o requirements-dev.lock
 
 clean: ## remove .venv and caches
-	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis tests/stack/grafana/node_modules

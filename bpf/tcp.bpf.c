@@ -45,7 +45,7 @@ static __always_inline int on_retransmit_synack(u64 request)
 }
 
 /* `sk` may be 0 (a segment for a closed port), a connection's remains, or one that is not complete yet. */
-static __always_inline int on_send_reset(u64 sk)
+static __always_inline int on_send_reset(u64 sk, u64 segment)
 {
     const int direct = 0;
     struct fact fact = {.kind = FATE_RESET, .side = DIRECTION_SENT, .count = 1};
@@ -58,6 +58,13 @@ static __always_inline int on_send_reset(u64 sk)
     if (!value) {
         struct flow_key nobody = {.family = AF_INET, .proto = IPPROTO_TCP};
 
+        if (sk) {
+            nobody.netns = read_netns(sk, direct);
+        } else if (segment) {
+            u64 device = READ(u64, segment, OFF_SKB_DEV);
+            u64 net = READ(u64, device, OFF_DEVICE_NET);
+            nobody.netns = READ(u32, net, OFF_NET_INUM);
+        }
         fact.idle = 1;
         count_fact(&nobody, &fact);
         return 0;
@@ -73,8 +80,8 @@ PROGRAM(tp_btf__retransmit, on_retransmit(ctx[0]))
 PROGRAM(raw_tp__retransmit, on_retransmit(ctx[0]))
 PROGRAM(tp_btf__synack, on_retransmit_synack(ctx[1]))
 PROGRAM(raw_tp__synack, on_retransmit_synack(ctx[1]))
-PROGRAM(tp_btf__reset, on_send_reset(ctx[0]))
-PROGRAM(raw_tp__reset, on_send_reset(ctx[0]))
+PROGRAM(tp_btf__reset, on_send_reset(ctx[0], ctx[1]))
+PROGRAM(raw_tp__reset, on_send_reset(ctx[0], ctx[1]))
 
 /* The socket that an open file is; 0 if it is none. */
 static __always_inline u64 sock_of_file(u64 file)

@@ -10,6 +10,7 @@
 # Run again it does nothing for what is built and unchanged. STACK_IMAGES="base agent" builds only those.
 # Needs root, mmdebstrap, go (1.25 or newer), docker with buildx. Nothing of this machine (mirror, proxy,
 # certificates) stays in an image; KERNOB_BUILD_CA names other authorities than the system's.
+# shellcheck disable=SC2016  # what stands in single quotes is expanded by apt, or by a shell further in
 set -eu
 
 cd "$(dirname "$0")/.."
@@ -50,17 +51,18 @@ write_apt_settings() { # proxies and certificates of this machine's apt
 # ---- what is built, from what ------------------------------------------------------------------
 inputs() { # image: everything that decides what is in it
     case $1 in
-    base) echo "$suite" && cat docker/stack-images.sh ;;
+    base) echo "$suite $unused" && recipe_text build_base ;;
     agent)
         image_id base
         find bpf kernob docker/agent LICENSES -type f ! -name '*.pyc' -print0 | sort -z | xargs -0 cat
         cat pyproject.toml requirements.lock LICENSE README.md
         ;;
     collector) image_id base && cat docker/collector/*.go docker/collector/go.* docker/collector/Dockerfile ;;
-    victoriametrics) image_id base && cat docker/victoriametrics/* && cat docker/stack-images.sh ;;
+    victoriametrics) image_id base && cat docker/victoriametrics/* && recipe_text build_victoriametrics ;;
     esac
 }
 
+recipe_text() { sed -n "/^$1()/,/^}/p" docker/stack-images.sh; }
 image_id() { docker image inspect --format '{{.Id}}' "kernob/$1:$tag" 2>/dev/null || true; }
 recipe_of() { docker image inspect --format '{{index .Config.Labels "kernob.recipe"}}' "kernob/$1:$tag" 2>/dev/null || true; }
 
@@ -101,7 +103,8 @@ build_base() {
 
 build_agent() {
     say "kernob/agent:$tag: BCC from Debian, Python packages from requirements.lock"
-    set -- --secret "id=apt,src=$work/apt.conf" --build-arg "DEBIAN_MIRROR=$mirror"
+    echo "$mirror" >"$work/mirror"
+    set -- --secret "id=apt,src=$work/apt.conf" --secret "id=mirror,src=$work/mirror"
     [ ! -s "$ca" ] || set -- "$@" --secret "id=ca,src=$ca"
     write_pip_settings >"$work/pip.conf"
     [ ! -s "$work/pip.conf" ] || set -- "$@" --secret "id=pip,src=$work/pip.conf"
@@ -130,7 +133,10 @@ build_victoriametrics() {
     say "kernob/victoriametrics:$tag: from Debian sid's package"
     rm -rf "$work/victoriametrics" "$work/sid"
     mkdir -p "$work/victoriametrics" "$work/sid/lists/partial" "$work/sid/cache/archives/partial"
-    keyring=$(ls /usr/share/keyrings/debian-archive-keyring.* 2>/dev/null | head -n 1)
+    keyring=
+    for file in /usr/share/keyrings/debian-archive-keyring.gpg /usr/share/keyrings/debian-archive-keyring.pgp; do
+        [ ! -e "$file" ] || keyring=$file
+    done
     [ -n "$keyring" ] || fail "no Debian archive keyring; install debian-archive-keyring"
     echo "deb [signed-by=$keyring] $mirror sid main" >"$work/sid/sources.list"
     : >"$work/sid/status"
@@ -144,7 +150,7 @@ build_victoriametrics() {
     quietly sid-lists env APT_CONFIG="$work/sid/apt.conf" apt-get update -q
     quietly sid-package sh -c 'cd "$1" && APT_CONFIG="$2" exec apt-get download -q victoria-metrics' \
         sh "$work/victoriametrics" "$work/sid/apt.conf"
-    package=$(ls "$work"/victoriametrics/victoria-metrics_*.deb)
+    package=$(find "$work/victoriametrics" -name 'victoria-metrics_*.deb')
     found=$(dpkg-deb --field "$package" Version)
     # Older ones drop exponential histograms, or name OpenTelemetry's metrics otherwise.
     dpkg --compare-versions "$found" ge 1.145 || fail "Debian sid has VictoriaMetrics $found, needed is 1.145 or newer"

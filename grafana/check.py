@@ -178,7 +178,8 @@ def _ask(get: Get, asked: Run, shown: Range, step: int) -> Run:
         path, parameters = "/api/v1/query", {"time": shown.end_s}
     else:
         path = "/api/v1/query_range"
-        parameters = {"start": shown.start_s, "end": shown.end_s, "step": step}
+        start_s, end_s = (int(at_s // step) * step for at_s in (shown.start_s, shown.end_s))
+        parameters = {"start": start_s, "end": end_s, "step": step}  # whole steps, as Grafana asks
     try:
         data = get(path, {"query": asked.expression, **parameters})
     except RuntimeError as error:

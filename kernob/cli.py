@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kernob import __version__
+from kernob.cli_options import GROUPS, KINDS, SORTS, Seconds, Since, config_option, socket_option
 from kernob.errors import ConfigError, KernobError
-from kernob.model import EVENT_KINDS
 
 if TYPE_CHECKING:
     from kernob.agent import Agent
@@ -45,66 +45,6 @@ Exit codes:
   {EXIT_FAULT}   a fault in Kernob itself
   {EXIT_INTERRUPTED}  interrupted
 """
-
-# What --sort takes, and what kernob.view calls it.
-SORTS = {
-    "rate": "rate",
-    "tx": "tx_rate",
-    "rx": "rx_rate",
-    "total": "total",
-    "tx-total": "tx_total",
-    "rx-total": "rx_total",
-    "process": "process",
-    "pid": "pid",
-    "service": "service",
-    "destination": "destination",
-}
-GROUPS = ("flow", "process", "service", "destination")
-# What --kind takes: the last word of each kind of event.
-KINDS = {kind.rpartition(".")[2]: kind for kind in EVENT_KINDS}
-
-
-class _Seconds(click.ParamType[float]):
-    """A pace in seconds, by the rules of KERNOB_SCRAPE_INTERVAL (click's own ranges let nan pass)."""
-
-    name = "seconds"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Return the number, or end with one line that says what would be valid."""
-        from kernob.config_values import Number
-
-        kind = Number(0.2, 300, "a number of seconds")
-        try:
-            return float(kind.parse(value))
-        except ValueError:
-            self.fail(f"{value!r} must be {kind.expects}", param, ctx)
-
-
-class _Since(click.ParamType[int]):
-    """A moment, as Unix time in ns: so long ago (90s, 10m, 2h, 3d), or a local date and time."""
-
-    name = "when"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Return the moment, or end with one line that says what would be valid."""
-        from kernob.ui.events import EXPECTED_SINCE, moment
-
-        try:
-            return value if isinstance(value, int) else moment(value)
-        except ValueError:
-            self.fail(f"{value!r} must be {EXPECTED_SINCE}", param, ctx)
-
-
-_config_option = click.option(
-    "--config",
-    "config_file",
-    metavar="FILE",
-    type=click.Path(path_type=Path),
-    help="TOML file to read (default: KERNOB_CONFIG, or /etc/kernob/kernob.toml if it is there).",
-)
-_socket_option = click.option(
-    "--socket", "socket_path", metavar="PATH", help="The agent's socket (default: KERNOB_SOCKET)."
-)
 
 
 def _settings(config_file: Path | None, socket_path: str | None = None, *, quiet: bool = False) -> Settings:
@@ -144,7 +84,7 @@ def kernob() -> None:
 
 
 @kernob.command(epilog=EXIT_CODES, short_help="The agent: watch, and send OTLP metrics.")
-@_config_option
+@config_option
 @click.option(
     "--otlp-file",
     metavar="PATH",
@@ -177,15 +117,15 @@ def run(config_file: Path | None, otlp_file: Path | None) -> int:
 
 
 @kernob.command(epilog=EXIT_CODES, short_help="Live traffic by process and destination.")
-@_config_option
-@_socket_option
+@config_option
+@socket_option
 @click.option("--once", is_flag=True, help="Show one measurement and end.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document per measurement and line.")
 @click.option(
     "--interval",
     "interval_s",
     metavar="SECONDS",
-    type=_Seconds(),
+    type=Seconds(),
     default=1.0,
     show_default=True,
     help="Time between two measurements, 0.2 to 300.",
@@ -238,13 +178,13 @@ def top(config_file: Path | None, socket_path: str | None, **options: Any) -> in
 
 
 @kernob.command(epilog=EXIT_CODES, short_help="What happened to connections, and when.")
-@_config_option
-@_socket_option
+@config_option
+@socket_option
 @click.option(
     "--since",
     "since_unix_ns",
     metavar="WHEN",
-    type=_Since(),
+    type=Since(),
     help="From then on: so long ago (90s, 10m, 2h, 3d), or a local time (02:00, 2026-11-23T02:00).",
 )
 @click.option(
@@ -302,8 +242,8 @@ def _examine(settings: Settings, running: View | None) -> DoctorReport:
 
 
 @kernob.command(epilog=EXIT_CODES, short_help="What this kernel offers, and what is missing.")
-@_config_option
-@_socket_option
+@config_option
+@socket_option
 @click.option("--json", "as_json", is_flag=True, help="The same as one JSON document.")
 def doctor(config_file: Path | None, socket_path: str | None, as_json: bool) -> int:
     """Say what this kernel offers, what is attached, what is missing and how to get it.
@@ -320,8 +260,8 @@ def doctor(config_file: Path | None, socket_path: str | None, as_json: bool) -> 
 
 
 @kernob.command(epilog=EXIT_CODES, short_help="Whether the agent is well: for a health check.")
-@_config_option
-@_socket_option
+@config_option
+@socket_option
 def health(config_file: Path | None, socket_path: str | None) -> int:
     """End with 0 where the agent answers on its socket and reads the kernel's counters, else with 1.
 
@@ -344,7 +284,7 @@ def health(config_file: Path | None, socket_path: str | None) -> int:
 
 
 @kernob.command(epilog=EXIT_CODES, short_help="Every setting and where it came from.")
-@_config_option
+@config_option
 @click.option("--json", "as_json", is_flag=True, help="The same as one JSON document.")
 def config(config_file: Path | None, as_json: bool) -> int:
     """Show every setting, its value and where it came from; secrets are masked.

@@ -6,9 +6,10 @@ set -eu
 export DEBIAN_FRONTEND=noninteractive
 sources=/run/build.list
 options="-o Dir::Etc::sourceparts=- -o Dir::Etc::sourcelist=$sources"
-if [ -n "${DEBIAN_MIRROR:-}" ]; then
+if [ -s /run/secrets/mirror ]; then
+    # shellcheck disable=SC1091
     release=$(. /etc/os-release && echo "$VERSION_CODENAME")
-    echo "deb $DEBIAN_MIRROR $release main" >"$sources"
+    echo "deb $(cat /run/secrets/mirror) $release main" >"$sources"
 else
     options=
 fi

@@ -19,6 +19,8 @@ _INCLUDES = (
     "net/inet_hashtables.h",
     "linux/tcp.h",
     "linux/net.h",
+    "linux/skbuff.h",
+    "linux/netdevice.h",
     "net/net_namespace.h",
     "linux/sched.h",
     "linux/sched/signal.h",

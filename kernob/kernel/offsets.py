@@ -21,6 +21,8 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "OFF_SOCK_V6_RCV_SADDR": ("sock.__sk_common.skc_v6_rcv_saddr",),
     "OFF_SOCK_NET": ("sock.__sk_common.skc_net.net",),
     "OFF_NET_INUM": ("net.ns.inum",),
+    "OFF_SKB_DEV": ("sk_buff.dev",),
+    "OFF_DEVICE_NET": ("net_device.nd_net.net",),
     "OFF_SOCK_FLAGS": ("sock.__sk_common.skc_flags",),
     "OFF_TCP_COPIED_SEQ": ("tcp_sock.copied_seq",),
     "OFF_TCP_RCV_NXT": ("tcp_sock.rcv_nxt",),

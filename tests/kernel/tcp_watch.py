@@ -8,6 +8,7 @@ process id; what a case does not name must not have happened to them.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import socket
@@ -47,6 +48,7 @@ CLOSED_BY = ("peer", "self", "network")
 TIMEOUTS = ("unacknowledged", "keepalive")
 DIRECTIONS = ("sent", "received")
 CLOSE_LIMIT_S = 20.0
+_PDEATHSIG = 1
 
 
 def name_of(fate: np.void) -> str:
@@ -70,6 +72,7 @@ class Watch:
     session: Session
     ring: RingBuffer
     facts: Counter[tuple[int, str, str]] = field(default_factory=Counter)
+    by_netns: Counter[tuple[int, str]] = field(default_factory=Counter)
     durations: list[tuple[int, str, int, float]] = field(default_factory=list)
     events: list[np.void] = field(default_factory=list)
 
@@ -78,7 +81,9 @@ class Watch:
         rows = tcp.read(self.session)
         for fate, count in zip(rows.fates, rows.counts, strict=True):
             flow = fate["flow"]
-            self.facts[int(flow["tgid"]), ROLES[flow["role"]], name_of(fate)] += int(count)
+            fact = ROLES[flow["role"]], name_of(fate)
+            self.facts[(int(flow["tgid"]), *fact)] += int(count)
+            self.by_netns[int(flow["netns"]), " ".join(fact)] += int(count)
         for key, value in zip(rows.durations, rows.histograms, strict=True):
             kind = tcp.Duration(int(key["kind"])).name.lower()
             tgid, count = int(key["flow"]["tgid"]), int(value["count"])
@@ -108,6 +113,11 @@ class Watch:
             if pid in pids:
                 found[f"{role} {fact}"] += count
         return dict(found)
+
+    def by_fact(self, netns: int) -> Counter[str]:
+        """All facts of a network namespace, by "role fact", whoever's they are."""
+        self.drain()
+        return Counter({fact: count for (where, fact), count in self.by_netns.items() if where == netns})
 
     def events_of(self, *pids: int) -> list[np.void]:
         """Events of these processes, in order."""
@@ -158,6 +168,7 @@ def act(function: Callable[..., Any], *arguments: Any) -> Actor:
         return Actor(pid, getattr(function, "__name__", "actor"))
     code = 0
     try:
+        ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGKILL, 0, 0, 0)  # none outlives a test that fails
         function(*arguments)
     except BaseException:
         traceback.print_exc()

@@ -28,14 +28,14 @@ answers() { docker info >/dev/null 2>&1; }
 need_root() { [ "$(id -u)" = 0 ] || fail "not root: cannot $1"; }
 
 # Whatever the origin of the engine and its clients: what counts is that they are there, and new enough.
-complete() {
+is_complete() {
     command -v dockerd >/dev/null && command -v iptables >/dev/null &&
         docker compose version >/dev/null 2>&1 && docker buildx version >/dev/null 2>&1 &&
         dockerd --version | awk '{ sub(/[.].*/, "", $3); exit !($3 >= 23) }'
 }
 
 install() {
-    if complete; then
+    if is_complete; then
         return
     fi
     need_root "install $packages"
@@ -51,7 +51,7 @@ install() {
             apt-get install -y -qq --no-install-recommends $packages
             ;;
     esac
-    complete || fail "installed $packages, but dockerd, docker compose or docker buildx does not run"
+    is_complete || fail "installed $packages, but dockerd, docker compose or docker buildx does not run"
 }
 
 install_from_trixie() {

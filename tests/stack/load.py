@@ -7,14 +7,19 @@ tests of the stack.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
+import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from .compose import HERE, progress, run
@@ -23,8 +28,9 @@ from .victoria import Victoria
 WORKLOADS = HERE / "workloads"
 IMAGE = "kernob/agent:packages"
 """Has a python3; the workloads need nothing else."""
-SERVICE = "senders.py"
-"""What the agent calls the workload where it runs on the host."""
+SCRIPT = "senders.py"
+SERVICE = f"senders-{os.getpid()}.py"
+"""What the agent calls the workload where it runs on the host: not like that of other runs of these tests."""
 
 PROCESS_IO, FLOW_IO, PROCESS_FLOW_IO = (
     "process_network_io_bytes_total",
@@ -54,10 +60,20 @@ class Truth:
         return sums
 
 
+def workload_command(*arguments: object) -> list[str]:
+    """How senders.py is started on the host, under the name of SERVICE."""
+    directory = Path(tempfile.gettempdir()) / f"kernob-workload-{os.getpid()}"
+    if not directory.exists():
+        directory.mkdir()
+        atexit.register(shutil.rmtree, directory, ignore_errors=True)
+        (directory / SERVICE).write_bytes((WORKLOADS / SCRIPT).read_bytes())
+    return [sys.executable, str(directory / SERVICE), *map(str, arguments)]
+
+
 def host_workload(*arguments: object) -> dict[str, Any]:
     """Run senders.py on the host to its end; what it counted."""
     done = subprocess.run(
-        [sys.executable, str(WORKLOADS / SERVICE), *map(str, arguments)],
+        workload_command(*arguments),
         capture_output=True, text=True, timeout=LIMIT_S, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -66,7 +82,7 @@ def host_workload(*arguments: object) -> dict[str, Any]:
 
 def container_workload(name: str, *arguments: object, network: str = "bridge") -> dict[str, Any]:
     """The same in a container of this name; process ids are those that the container sees."""
-    script = f"/workloads/{SERVICE}"
+    script = f"/workloads/{SCRIPT}"
     return dict(json.loads(run(
         "docker", "run", "--rm", "--name", name, "--network", network, "--entrypoint", "python3",
         "-v", f"{WORKLOADS}:/workloads:ro", IMAGE, script, *map(str, arguments),
@@ -79,7 +95,7 @@ class Steady:
 
     def __init__(self, size: int, pause_s: float) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, str(WORKLOADS / SERVICE), "steady", str(size), str(pause_s)],
+            workload_command("steady", size, pause_s),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         assert self.process.stdout
@@ -117,7 +133,7 @@ class Server:
         self.process = subprocess.Popen(
             [
                 "docker", "run", "-i", "--rm", "--name", name, "--entrypoint", "python3",
-                "-v", f"{WORKLOADS}:/workloads:ro", IMAGE, f"/workloads/{SERVICE}", "serve", "0.0.0.0", "0",
+                "-v", f"{WORKLOADS}:/workloads:ro", IMAGE, f"/workloads/{SCRIPT}", "serve", "0.0.0.0", "0",
             ],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip

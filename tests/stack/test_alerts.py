@@ -59,7 +59,12 @@ def quick(rules: str) -> str:
     rules = re.sub(r"(\n? +(?:for|keep_firing_for): \d+)m\n", r"\1s\n", rules)
     rules = re.sub(r"( interval: )\w+\n", r"\g<1>2s\n", rules)
     # half a minute is enough for traffic that never pauses; in life a quiet series comes once a minute
-    return rules.replace("[2m]", "[30s]").replace("/ 120", "/ 30").replace("> 180", "> 40")
+    return (
+        rules.replace("[2m]", "[30s]")
+        .replace("/ 120", "/ 30")
+        .replace("> 180", "> 40")
+        .replace("> 90", "> 20")
+    )
 
 
 @dataclass(frozen=True)

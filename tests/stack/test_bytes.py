@@ -13,6 +13,7 @@ import pytest
 from .compose import Stack
 from .load import (
     FLOW_IO,
+    PROCESS_IO,
     SERVICE,
     Truth,
     assert_exact,
@@ -107,3 +108,24 @@ def test_a_container_on_the_host_s_network_talks_to_a_process_of_the_host(health
     since_s, name, truth = time.time(), "kernob-ci-hostnet", Truth()
     truth.add(container_workload(name, "many", 20, MEGABYTE, network="host"))
     assert_exact(healthy.victoria, truth, since_s, name, by_process=False)
+
+
+def test_what_the_caps_fold_is_in_the_sums(images: float) -> None:
+    """1,000 processes where only 300 may have series of their own: the rest is `~other` of their service."""
+    del images
+    caps = {"KERNOB_MAX_PROCESS_SERIES": "300", "KERNOB_MAX_PROCESS_FLOW_SERIES": "200"}
+    stack = Stack("kernob-ci-cap", ("tests/stack/fast.yaml",), caps)
+    stack.down(volumes=True)
+    try:
+        stack.up()
+        since_s, truth = time.time(), Truth()
+        for _ in range(2):  # the second time there are fewer places, or none
+            truth.add(host_workload("many", 500, MEGABYTE))
+            assert_exact(stack.victoria, truth, since_s, by_process=False)
+        chosen = f'kernob_service="{SERVICE}"'
+        names = stack.victoria.grown(PROCESS_IO, "process_executable_name", since_s, chosen)
+        assert names["~other",] > 1000 * MEGABYTE
+        own = stack.victoria.query(f'count({PROCESS_IO}{{{chosen},process_pid!=""}})')
+        assert 0 < own[0].exact <= 300
+    finally:
+        stack.down(volumes=True)

@@ -4,9 +4,14 @@
 from __future__ import annotations
 
 import copy
+import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +20,8 @@ from grafana import check
 
 from . import dashboards
 from .compose import Stack, progress, wait_for
-from .load import container_workload, host_workload
+from .load import WORKLOADS, container_workload, host_workload
+from .victoria import COUNTERS
 from .wan import INTERFACE, THERE, send_here, wan
 
 MEGABYTE = 1_000_000
@@ -60,6 +66,23 @@ def test_what_a_release_does_not_know_is_found(boards: dict[str, dict[str, Any]]
 # ---- against data ----------------------------------------------------------------------------------
 
 
+class Neighbour:
+    """workloads/neighbour.py: 8 MB/s to the disk, 2 descriptors a second."""
+
+    def __init__(self, directory: Path) -> None:
+        script, file = WORKLOADS / "neighbour.py", directory / "noise"
+        self.process = subprocess.Popen(
+            [sys.executable, str(script), str(file), str(4 * MEGABYTE), "1"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert self.process.stdout
+        self.pid = str(json.loads(self.process.stdout.readline())["pid"])
+
+    def end(self) -> None:
+        """Stop it."""
+        self.process.communicate(timeout=60)
+
+
 @dataclass(frozen=True)
 class Shown:
     """A stack with traffic in it, and Unix times.
@@ -68,17 +91,19 @@ class Shown:
     """
 
     stack: Stack
+    neighbour: Neighbour
     began_s: float
     sent_s: float
     complete_s: float
 
 
 @pytest.fixture(scope="module")
-def shown(images: float) -> Iterator[Shown]:
-    """A stack of its own: two containers send what CLIENTS says, and somebody else owns the interface."""
+def shown(images: float, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
+    """A stack of its own: two containers send what CLIENTS says, others own the interface and the disk."""
     settings = {"KERNOB_INTERFACES": INTERFACE, "KERNOB_BPF_STATS": "true"}
     stack = Stack("kernob-ci-shown", ("tests/stack/fast.yaml",), settings)
     with wan() as (there, here):
+        neighbour = Neighbour(tmp_path_factory.mktemp("disk"))
         try:
             stack.down(volumes=True)
             began_s = time.time()
@@ -96,15 +121,16 @@ def shown(images: float) -> Iterator[Shown]:
                 return not dashboards.query_problems(found)
 
             _wait(stack, everything_shows, began_s)
-            yield Shown(stack, began_s, sent_s, time.time())
+            yield Shown(stack, neighbour, began_s, sent_s, time.time())
         finally:
+            neighbour.end()
             stack.down(volumes=True)
 
 
 def _wait(stack: Stack, everything_shows: Callable[[], bool], began_s: float) -> None:
     """Until then; else fail with what does not show."""
     try:
-        wait_for(everything_shows, "all panels to show something", 300, 3)
+        wait_for(everything_shows, "all panels to show something", 900, 3)
     except TimeoutError:
         found = check.run(stack.victoria.url, check.Range(began_s, time.time()))
         pytest.fail("\n".join(dashboards.query_problems(found)), pytrace=False)
@@ -189,9 +215,62 @@ def test_the_owner_is_who_sends_most_and_since_then(shown: Shown, runs: list[che
         assert all(float(v) / 1000 > shown.began_s for mark in marks for _, v in mark["values"])
 
 
-def _of(runs: list[check.Run], title: str, ref: str) -> tuple[Any, ...]:
-    (found,) = [
-        each for each in runs if (each.dashboard, each.place, each.ref) == ("kernob-bandwidth", title, ref)
-    ]
+def test_the_host_s_dashboard_names_the_disk_s_owner_and_the_leak(shown: Shown) -> None:
+    """A process that writes 8 MB/s and keeps 2 more descriptors a second stands where one would look."""
+    now = check.Range(shown.began_s, time.time())
+    found = check.run(shown.stack.victoria.url, now)
+    pid = shown.neighbour.pid
+    descriptors = len(list(Path(f"/proc/{pid}/fd").iterdir()))
+
+    def figure(title: str, ref: str) -> float:
+        (row,) = [r for r in _of(found, title, ref, "kernob-host") if r["metric"].get("process_pid") == pid]
+        return float(row["value"][1] if "value" in row else row["values"][-1][1])
+
+    assert 1 * MEGABYTE < figure("Who uses the disks: write", "A") < 12 * MEGABYTE
+    assert figure("Bytes from and to disks in this range", "B") > 50 * MEGABYTE
+    assert 0.5 * descriptors < figure("Open descriptors", "A") <= descriptors
+    assert 0.3 * descriptors < figure("Descriptors gained in this range", "B") < descriptors
+    assert 2_000 < figure("Descriptors gained in this range", "C") < 12_000  # an hour; 7,200 are true
+
+
+def test_the_host_s_figures_are_the_machine_s(shown: Shown) -> None:
+    """Memory, file system and processors as this process reads them itself."""
+    runs = check.run(shown.stack.victoria.url, check.Range(shown.began_s, time.time()))
+
+    def figure(title: str) -> float:
+        (row,) = _of(runs, title, "A", "kernob-host")
+        return float(row["value"][1])
+
+    whole, free = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_AVPHYS_PAGES")
+    assert 0 < figure("Memory used") < 1 - free / whole + 0.1
+    disk = os.statvfs("/")
+    used = (disk.f_blocks - disk.f_bfree) / (disk.f_blocks - disk.f_bfree + disk.f_bavail)
+    assert figure("Fullest file system") >= used - 0.02
+    assert 0 < figure("Processor busy") <= 1
+    assert figure("Load per processor") == pytest.approx(os.getloadavg()[1] / (os.cpu_count() or 1), rel=0.5)
+
+
+def test_kernob_s_own_figures(shown: Shown, runs: list[check.Run]) -> None:
+    """One agent, all its hooks attached, nothing lost, every series that there is."""
+
+    def figure(title: str) -> float:
+        (row,) = _of(runs, title, "A", "kernob-self")
+        return float(row["value"][1])
+
+    assert figure("Agents") == 1
+    assert figure("Oldest data") < 30
+    assert figure("Hooks not attached") == 0
+    assert figure("Lost in this range") == 0
+    hooks = _of(runs, "Hooks", "A", "kernob-self")
+    assert {row["metric"]["error_type"] for row in hooks} == {"-"}
+    assert {row["metric"]["kernob_hook"] for row in hooks} >= {"send", "receive", "destroy"}
+    series = {row["metric"]["__name__"] for row in _of(runs, "Series", "A", "kernob-self")}
+    assert series == set(COUNTERS)
+    for row in _of(runs, "Map fill", "A", "kernob-self"):
+        assert all(0 <= float(value) < 1 for _, value in row["values"])
+
+
+def _of(runs: list[check.Run], title: str, ref: str, uid: str = "kernob-bandwidth") -> tuple[Any, ...]:
+    (found,) = [each for each in runs if (each.dashboard, each.place, each.ref) == (uid, title, ref)]
     assert not found.error
     return found.result

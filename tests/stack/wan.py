@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator
 
 from .compose import run
-from .load import LIMIT_S, SERVICE, WORKLOADS
+from .load import LIMIT_S, SCRIPT, WORKLOADS
 
 INTERFACE = "kwan0"
 NAMESPACE = "kernob-wan"
@@ -28,7 +28,7 @@ class Server:
 
     def __init__(self, behind: bool) -> None:
         self.address = THERE if behind else HERE
-        command = [*(_BEHIND if behind else ()), sys.executable, str(WORKLOADS / SERVICE)]
+        command = [*(_BEHIND if behind else ()), sys.executable, str(WORKLOADS / SCRIPT)]
         self.process = subprocess.Popen(
             [*command, "serve", self.address, "0"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -43,7 +43,7 @@ class Server:
 def send_here(server: Server, size: int) -> None:
     """A process behind the interface sends so many bytes to a server of the host, and exits."""
     words = ("once", server.address, str(server.port), str(size))
-    run(*_BEHIND, sys.executable, str(WORKLOADS / SERVICE), *words, limit_s=LIMIT_S)
+    run(*_BEHIND, sys.executable, str(WORKLOADS / SCRIPT), *words, limit_s=LIMIT_S)
 
 
 @contextlib.contextmanager

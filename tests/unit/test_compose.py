@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from kernob import __version__
+
 ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "compose.yaml"
 PACKAGES = ROOT / "compose/packages.yaml"
@@ -138,3 +140,8 @@ def test_home_dashboard_exists() -> None:
     home = re.search(r"^default_home_dashboard_path = /etc/kernob/dashboards/(\S+)$", settings, re.MULTILINE)
     assert home is not None
     assert (ROOT / "grafana/dashboards" / home[1]).is_file()
+
+
+def test_the_agents_image_carries_kernobs_version() -> None:
+    """The default tag of the agent's image is the version that is built into it."""
+    assert service("agent")["image"] == f"kernob/agent:{__version__}"

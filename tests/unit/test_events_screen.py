@@ -19,7 +19,8 @@ from typing import Any
 
 import pytest
 
-from kernob.cli import KINDS, main
+from kernob.cli import main
+from kernob.cli_options import KINDS
 from kernob.export.socket import SnapshotServer
 from kernob.model import EVENT_KINDS, Severity
 from kernob.state.journal import Journal

@@ -80,6 +80,24 @@ def test_a_busy_series_repeats_its_zero_once_and_its_last_value_once() -> None:
     assert len(block) == 0
 
 
+def test_a_batch_that_is_acknowledged_late_does_not_bring_a_forgotten_series_back() -> None:
+    """A series that ended while a batch that names it was under way stays forgotten.
+
+    Else it was sent for ever, and without attributes once the table was tidied: a request that no backend
+    could read.
+    """
+    store = SeriesStore()
+    block = store.block(BYTES)
+    slot = block.admit((("process.pid", 1),), START_NS)
+    store.acknowledge(store.batch(START_NS + SECOND_NS))
+    under_way = store.batch(START_NS + 2 * SECOND_NS, everything=True)
+    assert len(points_of(under_way, BYTES.name)) == 1
+    block.end(slots(slot))
+    assert len(block) == 0
+    store.acknowledge(under_way)
+    assert len(store.batch(START_NS + 3 * SECOND_NS, everything=True)) == 0
+
+
 def test_a_slot_is_not_reused_while_a_batch_may_name_it() -> None:
     """A batch under way goes on saying what it was made of, though its series is forgotten meanwhile."""
     store = SeriesStore()

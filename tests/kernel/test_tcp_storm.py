@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A storm of connections: what is counted equals the kernel's own counters, and nothing is left behind."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from harness import SCALE, scaled
+from tcp_watch import Watch, abort, act, listener, watching
+
+pytestmark = pytest.mark.lane
+
+CONNECTIONS = scaled(100_000) if SCALE == 1 else scaled(20_000)
+CLIENTS, SERVERS = 4, 4
+_NEWNET = 0x40000000
+
+
+@pytest.fixture
+def watch(agents: Path) -> Iterator[Watch]:
+    """Room for more than is ever open at once."""
+    with watching(agents / "cache") as found:
+        yield found
+
+
+def snmp() -> Counter[str]:
+    """TCP's counters of this namespace."""
+    rows = [
+        row.split() for row in Path("/proc/self/net/snmp").read_text().splitlines() if row.startswith("Tcp:")
+    ]
+    return Counter({name: int(value) for name, value in zip(rows[0][1:], rows[1][1:], strict=True)})
+
+
+def _serve(door: socket.socket, by_abort: bool) -> None:
+    while True:
+        sock, _ = door.accept()
+        if by_abort:
+            abort(sock)
+        else:
+            sock.recv(1)
+            sock.close()
+
+
+def _connect(number: int, count: int, ports: tuple[int, int, int]) -> None:
+    for i in range(count):
+        # by turns refused, ended in order, reset; over many addresses, for TIME_WAIT takes ports
+        with socket.socket() as sock:
+            refused = sock.connect_ex((f"127.0.{number}.{i // 3000 + 1}", ports[i % 3]))
+            assert bool(refused) == (i % 3 == 0)
+            if i % 3 == 2:
+                try:
+                    assert sock.recv(1) == b""
+                except ConnectionResetError:
+                    pass
+
+
+def _storm(result: int) -> None:
+    if ctypes.CDLL(None).unshare(_NEWNET):
+        raise OSError("unshare")
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    doors = [listener(4096, "0.0.0.0") for _ in range(3)]
+    ports = tuple(door.getsockname()[1] for door in doors)
+    doors.pop(0).close()
+    before = snmp()
+    servers = [
+        act(_serve, door, by_abort)
+        for door, by_abort in zip(doors, (False, True), strict=True)
+        for _ in range(SERVERS // 2)
+    ]
+    clients = [act(_connect, i + 1, CONNECTIONS // CLIENTS, ports) for i in range(CLIENTS)]
+    for client in clients:
+        client.wait()
+    time.sleep(0.3)
+    for server in servers:
+        server.kill()
+        server.wait(-signal.SIGKILL)
+    grown = snmp()
+    grown.subtract(before)
+    names = ("ActiveOpens", "PassiveOpens", "AttemptFails", "OutRsts", "RetransSegs")
+    os.write(
+        result,
+        " ".join(str(n) for n in (os.stat("/proc/self/ns/net").st_ino, *(grown[k] for k in names))).encode(),
+    )
+
+
+def test_a_storm_is_counted_as_the_kernel_counts_it(watch: Watch) -> None:
+    """Refused, ended in order and reset connections: each once at each end; all maps empty afterwards."""
+    reader, writer = os.pipe()
+    actor = act(_storm, writer)
+    os.close(writer)
+    actor.wait()
+    with os.fdopen(reader) as stream:
+        netns, active, passive, failed, resets, retransmits = map(int, stream.read().split())
+    deadline = time.monotonic() + 20
+    while True:
+        _keys, sockets = watch.session.map("socks").read()
+        mine = sockets[sockets["key"]["netns"] == netns]
+        if not len(mine) or time.monotonic() > deadline:
+            break
+        time.sleep(0.05)
+    assert len(mine) == 0
+    found = watch.by_fact(netns)
+    third = CONNECTIONS // CLIENTS // 3
+    assert failed == found["client connection refused"] >= CLIENTS * third
+    assert active == found["client connection ok"] + found["client connection refused"] == CONNECTIONS
+    assert passive == found["server connection ok"] == found["client connection ok"]
+    assert resets == sum(count for fact, count in found.items() if "reset sent" in fact)
+    assert retransmits == sum(count for fact, count in found.items() if "retransmit" in fact)
+    assert not [fact for fact in found if "drop" in fact or "timeout" in fact or "stall" in fact]
+    lost = watch.losses()
+    assert sum(lost[:7]) == 0
+    assert (
+        lost[7] + sum(e["flow"]["netns"] == netns for e in watch.events) >= found["client connection refused"]
+    )
+    threads, _attempts = watch.session.map("attempts").read()
+    assert all(Path(f"/proc/{int(thread) >> 32}").exists() for thread in threads)  # others may be at it now
