@@ -68,10 +68,18 @@ static __always_inline void charge_listener(u64 sk, struct flow_key *flow)
     flow->exec = listener->owner.exec;
 }
 
+/* Openings and closes of sound connections are told only on request. */
 static __always_inline void tell(u64 sk, const struct flow_key *flow, const struct sock_val *value,
                                  const struct fact *fact)
 {
 #ifdef HAVE_RINGBUF
+    if (fact->kind == FATE_CONNECTION && fact->reason == OUTCOME_OK) {
+        u32 option = OPTION_CONNECTION_EVENTS;
+        u32 *wanted = options.lookup(&option);
+
+        if (!wanted || !*wanted)
+            return;
+    }
     struct tcp_event *event = events.ringbuf_reserve(sizeof(struct tcp_event));
 
     if (!event) {
@@ -174,19 +182,13 @@ static __always_inline void sample_rtt(u64 sk, struct sock_val *value)
 /* An accepted connection, counted as soon as its process is known, or at its end. */
 static __always_inline void count_accepted(u64 sk, struct sock_val *value)
 {
-    struct fate_key key = {.kind = FATE_CONNECTION, .reason = OUTCOME_OK};
+    struct fact fact = {.kind = FATE_CONNECTION, .reason = OUTCOME_OK, .count = 1};
 
     if (value->flags & (SOCK_COUNTED | SOCK_MPTCP) || value->key.role != ROLE_SERVER || !value->opened_ns)
         return;
     value->flags |= SOCK_COUNTED;
-    charge(&key.flow, value);
-    add_fate(&key, 1);
-    u32 option = OPTION_CONNECTION_EVENTS;
-    u32 *wanted = options.lookup(&option);
-    if (wanted && *wanted) {
-        struct fact fact = {.kind = FATE_CONNECTION, .count = 1, .time_ns = value->opened_ns};
-        tell(sk, &key.flow, value, &fact);
-    }
+    fact.time_ns = value->opened_ns;
+    count_and_tell(sk, value, &fact);
 }
 
 /* Segments sent again and told by no event yet. */

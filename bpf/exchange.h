@@ -116,11 +116,10 @@ static __always_inline int is_farewell(const struct sock_val *value)
  * meets the end (judge_end_met). No drop: a request the peer had not acknowledged when it closed (it was
  * closing an idle connection at that moment), a farewell, a push stream, a sender whom nobody ever answers.
  */
-static __always_inline void judge_fin(u64 sk, struct sock_val *value)
+static __always_inline void judge_fin(u64 sk, struct sock_val *value, u64 now)
 {
     if (value->key.role != ROLE_CLIENT || value->phase != PHASE_ASKED)
         return;
-    u64 now = bpf_ktime_get_ns();
     if (now - value->sent_ns > PUSH_NS || is_farewell(value))
         return;
     if (!(value->flags & SOCK_HEARD) && value->sent_ns - value->asked_ns > SECOND_NS)
@@ -170,41 +169,51 @@ static __always_inline int is_open(u64 sk, const struct sock_val *value, u64 now
     return age <= PUSH_NS && !(is_farewell(value) && age > SECOND_NS);
 }
 
+/* What the end of a connection means: one fact, and the exchange that was dropped with it. */
+struct ending {
+    struct fact fact; /* count 0: nothing to tell */
+    u8 dropped;       /* 1 + enum drop, 0: none */
+    u8 by;            /* enum closed_by */
+};
+
 /*
  * A RST arrived within an open exchange. No drop: the process had closed by itself, or used a connection that
  * the peer had closed before.
  */
-static __always_inline void judge_reset(u64 sk, struct sock_val *value, u8 before, u32 error, u64 now)
+static __always_inline void judge_reset(u64 sk, struct sock_val *value, u8 before, struct ending *ending)
 {
     const int direct = 0;
 
     if (value->key.role != ROLE_CLIENT || before == TCP_CLOSE_WAIT ||
         READ(u8, sk, OFF_SOCK_SHUTDOWN) & RCV_SHUTDOWN)
         return;
-    drop(sk, value, is_answered(sk, value) ? DROP_RESET_MID_RESPONSE : DROP_UNANSWERED, CLOSED_BY_PEER, error,
-         now);
+    ending->dropped = 1 + (is_answered(sk, value) ? DROP_RESET_MID_RESPONSE : DROP_UNANSWERED);
+    ending->by = CLOSED_BY_PEER;
 }
 
 /* The network gave up: data was never acknowledged, or keepalive probes were not. */
-static __always_inline void judge_timeout(u64 sk, struct sock_val *value, u32 error, int unacknowledged,
-                                          u64 now)
+static __always_inline void judge_timeout(u64 sk, struct sock_val *value, struct ending *ending)
 {
     const int direct = 0;
 
     if (value->key.role != ROLE_CLIENT || READ(u8, sk, OFF_SOCK_SHUTDOWN) & RCV_SHUTDOWN)
         return;
+    ending->by = CLOSED_BY_NETWORK;
     if (value->phase == PHASE_ANSWERED && value->waits_out)
-        drop(sk, value, DROP_STALLED_MID_RESPONSE, CLOSED_BY_NETWORK, error, now);
-    if (value->phase == PHASE_ASKED && (unacknowledged || !is_farewell(value)) && !was_answered(sk, value))
-        drop(sk, value, DROP_UNANSWERED, CLOSED_BY_NETWORK, error, now);
+        ending->dropped = 1 + DROP_STALLED_MID_RESPONSE;
+    if (value->phase == PHASE_ASKED && !was_answered(sk, value) &&
+        (ending->fact.reason == TIMEOUT_UNACKNOWLEDGED || !is_farewell(value)))
+        ending->dropped = 1 + DROP_UNANSWERED;
 }
 
 /*
  * The process closes. If its one wait for the rest of an answer had run out, that is why. More than one means
  * that it polls by such waits.
  */
-static __always_inline void judge_close(u64 sk, struct sock_val *value)
+static __always_inline void judge_close(struct sock_val *value, struct ending *ending)
 {
-    if (value->key.role == ROLE_CLIENT && value->phase == PHASE_ANSWERED && value->waits_out == 1)
-        drop(sk, value, DROP_STALLED_MID_RESPONSE, CLOSED_BY_SELF, 0, bpf_ktime_get_ns());
+    if (value->key.role != ROLE_CLIENT || value->phase != PHASE_ANSWERED || value->waits_out != 1)
+        return;
+    ending->dropped = 1 + DROP_STALLED_MID_RESPONSE;
+    ending->by = CLOSED_BY_SELF;
 }

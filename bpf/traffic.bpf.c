@@ -33,15 +33,6 @@ static __always_inline void count_owned(struct sock_val *value, u64 tx, u64 rx)
         __sync_fetch_and_add(&value->rx, rx);
 }
 
-/* The common case: a socket used by its owner. */
-static __always_inline void count_mine(u64 sk, struct sock_val *value, u64 tx, u64 rx)
-{
-    count_owned(value, tx, rx);
-    if (value->user.tgid)
-        value->user.tgid = 0;
-    note_use(sk, value, tx, rx);
-}
-
 /*
  * All but the common case, which is a socket used by its owner. `value`: the socket's state, or NULL.
  *
@@ -85,14 +76,12 @@ static __always_inline void count_slowly(u64 sk, struct sock_val *value, u16 pro
         count_owned(value, tx, rx);
         if (proto == IPPROTO_TCP)
             count_accepted(sk, value);
-        note_use(sk, value, tx, rx);
         return;
     }
     if (value) {
         value->user.start = fresh.key.start;
         value->user.exec = fresh.key.exec;
         value->user.tgid = fresh.key.tgid;
-        note_use(sk, value, tx, rx);
     }
     if (!value && proto == IPPROTO_TCP) {
         u64 address = sk;
@@ -109,10 +98,15 @@ static __always_inline void count_slowly(u64 sk, struct sock_val *value, u16 pro
 
 static __always_inline void count(u64 sk, struct sock_val *value, u16 proto, u64 tx, u64 rx, const int direct)
 {
-    if (value && value->key.tgid == bpf_get_current_pid_tgid() >> 32)
-        count_mine(sk, value, tx, rx);
-    else
+    if (value && value->key.tgid == bpf_get_current_pid_tgid() >> 32) {
+        count_owned(value, tx, rx);
+        if (value->user.tgid)
+            value->user.tgid = 0;
+    } else {
         count_slowly(sk, value, proto, tx, rx, direct);
+    }
+    if (value)
+        note_use(sk, value, tx, rx);
 }
 
 static __always_inline struct sock_val *lookup_tcp(u64 sk, const int direct)
@@ -227,10 +221,8 @@ PROGRAM(tp_btf__recv, on_recv(ctx[0], (int)ctx[1], ctx[2], 0, 1))
 PROGRAM(raw_tp__recv, on_recv(ctx[0], (int)ctx[1], ctx[2], 0, 0))
 PROGRAM(tp_btf__recv_by_seq, on_recv(ctx[0], (int)ctx[1], ctx[2], 1, 1))
 PROGRAM(raw_tp__recv_by_seq, on_recv(ctx[0], (int)ctx[1], ctx[2], 1, 0))
-PROGRAM(tp_btf__set_state, on_set_state(ctx[0], ctx[1], ctx[2], 0, 1))
-PROGRAM(raw_tp__set_state, on_set_state(ctx[0], ctx[1], ctx[2], 0, 0))
-PROGRAM(tp_btf__set_state_by_seq, on_set_state(ctx[0], ctx[1], ctx[2], 1, 1))
-PROGRAM(raw_tp__set_state_by_seq, on_set_state(ctx[0], ctx[1], ctx[2], 1, 0))
+PROGRAM(tp_btf__set_state, on_set_state(ctx[0], ctx[1], ctx[2], 1))
+PROGRAM(raw_tp__set_state, on_set_state(ctx[0], ctx[1], ctx[2], 0))
 PROGRAM(tp_btf__space_adjust, on_space_adjust(ctx[0], 1))
 PROGRAM(raw_tp__space_adjust, on_space_adjust(ctx[0], 0))
 PROGRAM(tp_btf__destroy, on_destroy(ctx[0]))

@@ -300,7 +300,8 @@ def run_agent(settings: Settings, otlp_file: Path | None) -> int:
     taken back.
     """
     from kernob.export.socket import SnapshotServer
-    from kernob.state.store import EventStore, last_number
+    from kernob.state.history import last_number
+    from kernob.state.store import EventStore
 
     spare_memory()
     check_machine()  # first, because without root much else is refused too, for the same reason

@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -220,11 +220,11 @@ def events(config_file: Path | None, socket_path: str | None, **options: Any) ->
     return run_events(settings, read_store=_read_store, **options)
 
 
-def _read_store(directory: Path, query: EventQuery) -> list[Event]:
+def _read_store(directory: Path, query: EventQuery) -> Iterator[list[Event]]:
     """Read events where no agent runs."""
-    from kernob.state.store import read
+    from kernob.state.history import read
 
-    return [event for _number, event in read(directory, query)]
+    return ([event for _number, event in page] for page in read(directory, query))
 
 
 def _start_agent(settings: Settings) -> Agent:

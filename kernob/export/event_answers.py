@@ -17,14 +17,12 @@ from typing import Protocol
 from kernob.model import Event, EventQuery
 from kernob.view import EventRequest, encode_event, encode_events_end
 
-_AT_ONCE = 500
-
 
 class EventSource(Protocol):
     """What the server asks of the journal, from client threads."""
 
-    def query(self, query: EventQuery) -> list[Event]:
-        """Return what the query asks for, oldest first."""
+    def query(self, query: EventQuery) -> Generator[list[Event], None, None]:
+        """Yield what the query asks for, oldest first, in pages."""
 
     def follow(self, query: EventQuery) -> Generator[list[Event], None, None]:
         """Yield the same, then events as they come, and an empty list now and then; end with the agent.
@@ -43,7 +41,8 @@ def answer(
     if source is None:
         raise ValueError("this agent keeps no events")
     if not request.follow:
-        _send(connection, source.query(request.query))
+        for page in source.query(request.query):
+            _send(connection, page)
         connection.sendall(encode_events_end() + b"\n")
         return
     poller = select.poll()
@@ -56,6 +55,4 @@ def answer(
 
 
 def _send(connection: socket.socket, events: list[Event]) -> None:
-    for first in range(0, len(events), _AT_ONCE):
-        lines = [encode_event(event) + b"\n" for event in events[first : first + _AT_ONCE]]
-        connection.sendall(b"".join(lines))
+    connection.sendall(b"".join(encode_event(event) + b"\n" for event in events))

@@ -109,7 +109,7 @@ def _receive() -> Hook:
         splice_exit = Fexit("tcp_splice_read", "fexit__splice_read")
         splice_probe = _call("tcp_splice_read", "splice_read")
         by_seq = (
-            _tracepoint(typed, "inet_sock_set_state", "set_state_by_seq"),
+            _tracepoint(typed, "inet_sock_set_state", "set_state"),
             _tracepoint(typed, "tcp_rcv_space_adjust", "space_adjust"),
         )
         candidates += [

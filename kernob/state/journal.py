@@ -16,7 +16,8 @@ from typing import Final
 
 from kernob.errors import StoreError
 from kernob.model import Event, EventQuery
-from kernob.state.store import EventStore, Stored, read
+from kernob.state.history import read
+from kernob.state.store import EventStore, Stored
 
 RECENT: Final = 1_000
 """Events kept in memory, about 1 MB; a follower that is further behind than these has lost touch."""
@@ -63,30 +64,40 @@ class Journal:
         if self._store:
             self._store.close(timeout_s)
 
-    def query(self, query: EventQuery) -> list[Event]:
-        """What the query asks for, oldest first."""
-        return self._query(query)[0]
+    def query(self, query: EventQuery) -> Generator[list[Event], None, None]:
+        """What the query asks for, oldest first, in pages."""
+        yield from self._pages(query, *self._noted(query))
 
-    def _query(self, query: EventQuery) -> tuple[list[Event], int]:
-        """The answer, and the number that the next event will have."""
-        # Memory first: what is written meanwhile is then in both, and in the answer once.
+    def _noted(self, query: EventQuery) -> tuple[list[Stored], int]:
+        """What memory has of it, which may be in the file too, and the number the next event will have."""
         with self._changed:
             found = {number: event for number, event in self._recent if matches(event, query)}
             following = self._next
+        waiting = self._store.pending() if self._store else ()
+        found.update((n, event) for n, event in waiting if n < following and matches(event, query))
+        return sorted(found.items()), following
+
+    def _pages(
+        self, query: EventQuery, noted: list[Stored], following: int
+    ) -> Generator[list[Event], None, None]:
+        begun = False
         if self._store:
-            found.update((n, e) for n, e in self._store.pending() if n < following and matches(e, query))
             with contextlib.suppress(StoreError):  # its own thread has said what is wrong
-                found.update((n, e) for n, e in read(self._store.path.parent, query) if n < following)
-        ordered = sorted(found.items(), key=lambda item: (item[1].time_unix_ns, item[0]))
-        return [event for _, event in ordered[-query.limit :]], following
+                for page in read(self._store.path.parent, query, noted):
+                    begun = True
+                    # what was noted since is for whoever follows
+                    yield [event for number, event in page if number < following]
+        if not begun:
+            noted.sort(key=lambda stored: (stored[1].time_unix_ns, stored[0]))
+            yield [event for _, event in noted[-query.limit :]]
 
     def follow(self, query: EventQuery) -> Generator[list[Event], None, None]:
         """The answer to the query first, then events as they come; an empty list once a second without.
 
         Ends with the agent. Raises ValueError for a reader that is too slow to be told everything.
         """
-        told, following = self._query(query)
-        yield told
+        noted, following = self._noted(query)
+        yield from self._pages(query, noted, following)
         while True:
             new, following = self._after(following)
             if new is None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What must outlive a restart: one SQLite file in the state directory. docs/store.md describes it.
 
-In: events, from the tick thread. Out: events, for screens, also without an agent (`read`). Writing happens
+In: events, from the tick thread. `state.history` reads them again. Writing happens
 in a thread of its own, one transaction a tick, so that a slow or full disk holds nothing up. Whatever goes
 wrong with the file, the agent goes on: it says so once, in one line, and tries again.
 """
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from kernob.errors import StoreError
-from kernob.model import Event, EventQuery, Severity
+from kernob.model import Event
 
 _log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ FILE_NAME: Final = "kernob.db"
 _APPLICATION_ID: Final = 0x4B524E42  # "KRNB"
 _PENDING_MOST: Final = 10_000
 _REOPEN_S: Final = 60.0
-_BUSY_MS: Final = 2_000
+BUSY_MS: Final = 2_000
 _DAMAGED_KEPT: Final = 3
 
 # Each entry takes the schema from the version of its index to the next. Never change one that was released.
@@ -67,10 +67,10 @@ MIGRATIONS: Final = (
     """,
 )
 
-_COLUMNS: Final = tuple(field.name for field in dataclasses.fields(Event))
+COLUMNS: Final = tuple(field.name for field in dataclasses.fields(Event))
 _INSERT: Final = (
-    f"INSERT OR IGNORE INTO events (id, {', '.join(_COLUMNS)}) "  # noqa: S608  our own column names
-    f"VALUES ({', '.join('?' * (len(_COLUMNS) + 1))})"
+    f"INSERT OR IGNORE INTO events (id, {', '.join(COLUMNS)}) "  # noqa: S608  our own column names
+    f"VALUES ({', '.join('?' * (len(COLUMNS) + 1))})"
 )
 Stored = tuple[int, Event]
 """An event with its number: unique in the file, growing as events are noted."""
@@ -177,8 +177,8 @@ class EventStore:
     def _open(self) -> sqlite3.Connection:
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        _refuse_foreign(self.path)
-        connection = sqlite3.connect(self.path, isolation_level=None, timeout=_BUSY_MS / 1000)
+        refuse_foreign(self.path)
+        connection = sqlite3.connect(self.path, isolation_level=None, timeout=BUSY_MS / 1000)
         try:
             connection.execute("PRAGMA cache_size = -512")
             _require_sound(connection)
@@ -257,91 +257,14 @@ def migrate(connection: sqlite3.Connection, steps: tuple[str, ...] = MIGRATIONS)
         )
 
 
-def read(directory: Path, query: EventQuery) -> list[Stored]:
-    """The events a query asks for, oldest first, straight from the file. Raises StoreError, one line."""
-    path = directory / FILE_NAME
-    try:
-        with path.open("rb"):
-            pass
-        _refuse_foreign(path)
-    except FileNotFoundError as error:
-        raise StoreError(f"there is no {path}: no agent has stored events there yet") from error
-    except OSError as error:
-        hint = "; run as root" if isinstance(error, PermissionError) else ""
-        raise StoreError(f"cannot read {path}: {error.strerror}{hint}") from error
-    try:
-        return _read(path, query)
-    except sqlite3.Error as error:
-        raise StoreError(f"cannot read {path}: {error}") from error
-
-
-def last_number(directory: Path) -> int:
-    """The greatest number any stored event has; 0 where there is none or it cannot be read."""
-    with contextlib.suppress(StoreError, sqlite3.Error, OSError):
-        _refuse_foreign(directory / FILE_NAME)
-        with contextlib.closing(_connect(directory / FILE_NAME, "mode=ro")) as connection:
-            (number,) = connection.execute("SELECT max(id) FROM events").fetchone()
-            return int(number or 0)
-    return 0
-
-
-def _read(path: Path, query: EventQuery) -> list[Stored]:
-    # A file in WAL mode needs its -shm beside it, which a read-only disk refuses to make: where nobody
-    # writes, the file may be read as if it never changed.
-    for options in ("mode=ro", "immutable=1"):
-        try:
-            with contextlib.closing(_connect(path, options)) as connection:
-                return _select(connection, query)
-        except sqlite3.OperationalError:
-            wal = Path(f"{path}-wal")
-            if options == "immutable=1" or (wal.exists() and wal.stat().st_size):
-                raise
-    return []
-
-
-def _connect(path: Path, options: str) -> sqlite3.Connection:
-    uri = f"{path.absolute().as_uri()}?{options}"
-    connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=_BUSY_MS / 1000)
-    connection.execute("PRAGMA query_only = 1")
-    return connection
-
-
-def _select(connection: sqlite3.Connection, query: EventQuery) -> list[Stored]:
-    where, values = ["time_unix_ns >= ?"], [query.since_unix_ns]
-    arguments: list[int | str] = [*values]
-    if query.service:
-        where.append("service GLOB ?")
-        arguments.append(query.service)
-    if query.kinds:
-        where.append(f"kind IN ({', '.join('?' * len(query.kinds))})")
-        arguments += query.kinds
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version == 0:  # made, and not yet filled
-        return []
-    rows = connection.execute(
-        f"SELECT id, {', '.join(_COLUMNS)} FROM events WHERE {' AND '.join(where)} "  # noqa: S608
-        "ORDER BY time_unix_ns DESC, id DESC LIMIT ?",
-        (*arguments, query.limit),
-    ).fetchall()
-    return [(row[0], _event(row[1:])) for row in reversed(rows)]
-
-
-_SEVERITY = _COLUMNS.index("severity")
-_IDLE = _COLUMNS.index("idle")
+_SEVERITY = COLUMNS.index("severity")
 
 
 def _row(stored: Stored) -> tuple[object, ...]:
     number, event = stored
-    values: list[object] = [getattr(event, name) for name in _COLUMNS]
+    values: list[object] = [getattr(event, name) for name in COLUMNS]
     values[_SEVERITY] = event.severity.value
     return (number, *values)
-
-
-def _event(row: tuple[object, ...]) -> Event:
-    values = list(row)
-    values[_SEVERITY] = Severity(values[_SEVERITY])
-    values[_IDLE] = bool(values[_IDLE])
-    return Event(*values)  # type: ignore[arg-type]
 
 
 def _newer(version: int) -> str:
@@ -351,7 +274,7 @@ def _newer(version: int) -> str:
     )
 
 
-def _refuse_foreign(path: Path) -> None:
+def refuse_foreign(path: Path) -> None:
     """Raises StoreError for a newer version's file, or another program's, without touching it.
 
     The header says it (SQLite "Database File Format", 1.3: user version at 60, application id at 68), so

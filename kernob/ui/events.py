@@ -51,7 +51,7 @@ _PAGE_EVENTS: Final = 200
 _BODY_CHARS: Final = 1000
 _STYLES: Final = {Severity.INFO: "cyan", Severity.WARN: "yellow", Severity.ERROR: "bold red"}
 
-ReadStore = Callable[[Path, EventQuery], list[Event]]
+ReadStore = Callable[[Path, EventQuery], Iterator[list[Event]]]
 
 
 def moment(text: str, now_s: float | None = None) -> int:
@@ -99,7 +99,7 @@ def run_events(  # noqa: PLR0913  one argument per option of the command line
             where = settings.socket_path
             raise AgentUnreachableError(f"no agent answers on {where}; without --follow the store is read")
         else:
-            batches = iter([read_store(settings.state_dir, query)])
+            batches = read_store(settings.state_dir, query)
         count = 0
         for batch in batches:
             count += len(batch)

@@ -82,7 +82,7 @@ class Watch:
         for fate, count in zip(rows.fates, rows.counts, strict=True):
             flow = fate["flow"]
             fact = ROLES[flow["role"]], name_of(fate)
-            self.facts[(int(flow["tgid"]), *fact)] += int(count)
+            self.facts[int(flow["tgid"]), fact[0], fact[1]] += int(count)
             self.by_netns[int(flow["netns"]), " ".join(fact)] += int(count)
         for key, value in zip(rows.durations, rows.histograms, strict=True):
             kind = tcp.Duration(int(key["kind"])).name.lower()

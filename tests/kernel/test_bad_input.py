@@ -123,7 +123,9 @@ def test_a_signal_while_starting_leaves_nothing(agents: Path, number: signal.Sig
             process.send_signal(number)
             _, said = process.communicate(timeout=60)
             assert time.monotonic() - asked_s < STOP_BOUND_S
-        assert process.returncode in (0, -number), said
+        # Python answers an interrupt with 1 while it is still looking for its own modules
+        too_early = number == signal.SIGINT and said.startswith(b"Fatal Python error: init_import_site")
+        assert too_early or process.returncode in (0, -number), said
         assert not (directory / "run" / "agent.sock").exists()
 
 

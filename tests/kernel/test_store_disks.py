@@ -11,9 +11,14 @@ from pathlib import Path
 import pytest
 
 from kernob.model import Event, EventQuery, Severity
-from kernob.state.store import FILE_NAME, EventStore, read
+from kernob.state import history
+from kernob.state.store import FILE_NAME, EventStore, Stored
 
 ALL = EventQuery(limit=1_000_000)
+
+
+def read(directory: Path, query: EventQuery) -> list[Stored]:
+    return [stored for page in history.read(directory, query) for stored in page]
 
 
 def event(number: int) -> Event:

@@ -10,11 +10,16 @@ import pytest
 
 from kernob.model import Event, EventQuery
 from kernob.state import journal as journal_module
+from kernob.state.history import last_number
 from kernob.state.journal import Journal, matches
-from kernob.state.store import EventStore, last_number
+from kernob.state.store import EventStore
 from tests.unit.tcp_events import event
 
 ALL = EventQuery(limit=1_000_000)
+
+
+def asked(journal: Journal, query: EventQuery) -> list[int]:
+    return seconds([event for page in journal.query(query) for event in page])
 
 
 def seconds(events: list[Event]) -> list[int]:
@@ -28,8 +33,8 @@ def test_without_a_store_the_last_events_are_kept(monkeypatch: pytest.MonkeyPatc
     for second in range(9):
         journal.note([event(second)])
     journal.commit()
-    assert seconds(journal.query(ALL)) == [4, 5, 6, 7, 8]
-    assert seconds(journal.query(EventQuery(limit=2))) == [7, 8]
+    assert asked(journal, ALL) == [4, 5, 6, 7, 8]
+    assert asked(journal, EventQuery(limit=2)) == [7, 8]
     assert journal.lost == 0
     journal.close(1)
 
@@ -53,10 +58,10 @@ def test_an_answer_has_every_event_once_while_the_store_writes(
     thread = threading.Thread(target=write)
     thread.start()
     while not noted.is_set():
-        found = seconds(journal.query(ALL))
+        found = asked(journal, ALL)
         assert found == list(range(len(found)))
     thread.join()
-    assert seconds(journal.query(ALL)) == list(range(2000))
+    assert asked(journal, ALL) == list(range(2000))
     journal.close(10)
     assert last_number(tmp_path) == 2009
 
@@ -68,7 +73,7 @@ def test_a_new_life_goes_on_behind_the_old_one(tmp_path: Path) -> None:
         journal = Journal(store, max(1000 - life * 900, last_number(tmp_path) + 1))
         store.start()
         journal.note([event(life)])
-        assert seconds(journal.query(ALL))[-1] == life
+        assert asked(journal, ALL)[-1] == life
         journal.close(10)
     assert last_number(tmp_path) == 1001
     assert last_number(tmp_path / "nowhere") == 0

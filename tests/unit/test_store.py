@@ -19,12 +19,17 @@ import pytest
 
 from kernob.errors import StoreError
 from kernob.model import Event, EventQuery
+from kernob.state import history
 from kernob.state import store as store_module
-from kernob.state.store import FILE_NAME, MIGRATIONS, EventStore, migrate, read
+from kernob.state.store import FILE_NAME, MIGRATIONS, EventStore, Stored, migrate
 from tests.unit.tcp_events import event
 
 ROOT = Path(__file__).resolve().parents[2]
 ALL = EventQuery(limit=1_000_000)
+
+
+def read(directory: Path, query: EventQuery) -> list[Stored]:
+    return [stored for page in history.read(directory, query) for stored in page]
 
 
 def until(condition: Callable[[], bool]) -> None:
