@@ -130,11 +130,14 @@ class Pipeline:
         self._session.__enter__()
         try:
             self._session.require_essential()
-            self._feed.open(self._session)
+            if self._settings.tcp:
+                self._feed.open(self._session)
         except BaseException:
             self._session.close()
             raise
-        self.hooks = (*self._session.reports, event_feed.report())
+        self.hooks = self._session.reports
+        if self._settings.tcp:
+            self.hooks = (*self.hooks, event_feed.report())
         self._started_unix_ns = self._previous_unix_ns = self._stamps.restart()
         self._window_started_s = self._checked_s = time.monotonic()
         self._wire.start(self._window_started_s)
@@ -235,7 +238,7 @@ class Pipeline:
             **self._tcp.losses(counts),
             "series_cap": self._traffic.folded + self._tcp.connections.folded + self._feed.folded,
             "recursion": sum(s.recursion_misses for s in self._session.run_stats().values()),
-            **self._feed.losses(self._session),
+            **(self._feed.losses(self._session) if self._settings.tcp else {}),
         }
 
     def _runs(self) -> tuple[ProgramRuns, ...]:

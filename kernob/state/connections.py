@@ -123,11 +123,11 @@ class ConnectionState:
         """
         self._count(*fates, since_unix_ns)
         self._measure(*durations, since_unix_ns)
-        self._make_room()
         self._see_active(live, since_unix_ns)
 
-    def _make_room(self) -> None:
-        extra = len(self._known.flows.totals) - len(self._counted)
+    def make_room(self, flows: int) -> None:
+        """Is ready for indices below `flows` (called by `Known`)."""
+        extra = flows - len(self._counted)
         if extra > 0:
             for name in ("_counted", "_facts", "_marks", "_window"):
                 array: NDArray[Any] = getattr(self, name)
@@ -137,7 +137,6 @@ class ConnectionState:
     def _count(self, keys: NDArray[Any], counts: NDArray[Any], start_unix_ns: int) -> None:
         owned = keys["flow"]["tgid"] != 0
         flows = self._known.find(keys["flow"][owned])
-        self._make_room()
         found: dict[CappedCounters, tuple[list[int], list[int]]] = {}
         rows = zip(flows.tolist(), _codes(keys[owned]), counts[owned].tolist(), strict=True)
         for flow, code, count in rows:

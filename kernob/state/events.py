@@ -9,6 +9,7 @@ kernob.event.last_time. Called by `pipeline`, in the tick thread, which owns the
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,8 +28,8 @@ from kernob.model import (
     Severity,
     Timeout,
 )
-from kernob.state.destinations import DIRECTIONS, OTHER, decode_destination
-from kernob.state.processes import ProcessTable
+from kernob.state.destinations import DIRECTIONS, OTHER, Destination, decode_destination
+from kernob.state.processes import Process, ProcessTable
 from kernob.state.sentences import (
     CONNECT_FAILED,
     CONNECTION,
@@ -116,14 +117,18 @@ class EventState:
         told = []
         for raw in _records(rows):
             try:
-                event, error = self._event(raw, unix_offset_ns)
+                meaning = _meaning(raw["kind"], raw["reason"], raw["side"])
             except ValueError:  # a kind or reason this version does not know: not ours to guess
                 self.undecoded += 1
                 continue
-            self._last_times.note(event)
-            if self._admit(event):
-                closing = bool(raw["side"])
-                told.append(dataclasses.replace(event, body=body(event, error, closing=closing)))
+            key: bytes = raw["flow"]
+            process, there = self._processes.of(key[:_PROCESS_BYTES]), _destination(key)
+            time_ns = raw["time_ns"] + unix_offset_ns
+            self._last_times.note(process.service, there.address, meaning.kind, time_ns)
+            if self._admit(process.service, meaning, time_ns):
+                event = _event(raw, unix_offset_ns, meaning, process, there)
+                text = body(event, raw["error"], closing=bool(raw["side"]))
+                told.append(dataclasses.replace(event, body=text))
         return told
 
     def summaries(self) -> list[Event]:
@@ -150,74 +155,91 @@ class EventState:
         oldest = now_unix_ns // _SECOND_NS - 60
         self._rates = {s: rate for s, rate in self._rates.items() if rate[0] >= oldest}
 
-    def _admit(self, event: Event) -> bool:
-        second = event.time_unix_ns // _SECOND_NS
-        at, count = self._rates.get(event.service, (second, 0))
+    def _admit(self, service: str, meaning: _Meaning, time_unix_ns: int) -> bool:
+        second = time_unix_ns // _SECOND_NS
+        at, count = self._rates.get(service, (second, 0))
         if second > at:
             at, count = second, 0
-        self._rates[event.service] = (at, count + 1)
+        self._rates[service] = (at, count + 1)
         if count < self._per_second:
             return True
         self.suppressed += 1
-        crowd = self._crowds.get((event.service, event.kind))
+        crowd = self._crowds.get((service, meaning.kind))
         if crowd is None:
-            first = event.first_unix_ns or event.time_unix_ns
-            self._crowds[event.service, event.kind] = _Crowd(1, first, event.time_unix_ns, event.severity)
-            return False
+            crowd = _Crowd(0, time_unix_ns, time_unix_ns, meaning.severity)
+            self._crowds[service, meaning.kind] = crowd
         crowd.count += 1
-        crowd.last_unix_ns = max(crowd.last_unix_ns, event.time_unix_ns)
-        crowd.severity = max(crowd.severity, event.severity, key=_WORST.index)
+        crowd.last_unix_ns = max(crowd.last_unix_ns, time_unix_ns)
+        crowd.severity = max(crowd.severity, meaning.severity, key=_WORST.index)
         return False
 
-    def _event(self, raw: dict[str, Any], offset_ns: int) -> tuple[Event, int]:
-        fate = Fate(raw["kind"])
-        kind, reason, closed_by, direction = _KINDS[fate], "", "", ""
-        severity = _SEVERITIES[kind]
-        if fate is Fate.CONNECTION:
-            outcome = Outcome(raw["reason"])
-            reason = "" if outcome is Outcome.OK else outcome.name.lower()
-            if outcome is Outcome.OK:
-                kind = CONNECTION
-            if outcome in (Outcome.OK, Outcome.CANCELLED):
-                severity = Severity.INFO
-        elif fate is Fate.RESET:
-            direction = DIRECTIONS[0 if raw["side"] == _RESET_SENT else 1]
-            severity = Severity.INFO if raw["side"] == _RESET_SENT else severity
-        elif fate is Fate.TIMEOUT:
-            reason = Timeout(raw["reason"]).name.lower()
-        elif fate is Fate.DROP:
-            reason = Drop(raw["reason"]).name.lower()
-            closed_by = ClosedBy(raw["side"]).name.lower()
-        key: bytes = raw["flow"]
-        process = self._processes.of(key[:_PROCESS_BYTES])
-        there = decode_destination(key)
-        event = Event(
-            time_unix_ns=raw["time_ns"] + offset_ns,
-            kind=kind,
-            severity=severity,
-            service=process.service,
-            body="",
-            executable=process.executable,
-            pid=process.key.pid,
-            start_ticks=process.key.start_ticks,
-            role=there.role.name.lower(),
-            address=there.address,
-            port=there.port,
-            peer=there.peer,
-            peer_port=raw["dport"],
-            local_port=raw["sport"],
-            reason=reason,
-            closed_by=closed_by,
-            direction=direction,
-            idle=bool(raw["idle"]),
-            count=raw["count"] or 1,
-            tx_bytes=raw["tx"],
-            rx_bytes=raw["rx"],
-            age_s=raw["age_ns"] / 1e9 if raw["age_ns"] else -1.0,
-            gap_s=raw["gap_ns"] / 1e9 if raw["gap_ns"] else -1.0,
-            first_unix_ns=raw["first_ns"] + offset_ns if raw["first_ns"] else 0,
-        )
-        return event, raw["error"]
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Meaning:
+    """What the codes of a record say."""
+
+    kind: str
+    severity: Severity
+    reason: str = ""
+    closed_by: str = ""
+    direction: str = ""
+
+
+@functools.lru_cache(256)
+def _meaning(kind: int, reason: int, side: int) -> _Meaning:
+    """Reads a record's codes. Raises ValueError for one that is not known."""
+    fate = Fate(kind)
+    name = _KINDS[fate]
+    severity = _SEVERITIES[name]
+    if fate is Fate.CONNECTION:
+        outcome = Outcome(reason)
+        if outcome is Outcome.OK:
+            return _Meaning(CONNECTION, Severity.INFO)
+        calm = outcome is Outcome.CANCELLED
+        return _Meaning(name, Severity.INFO if calm else severity, outcome.name.lower())
+    if fate is Fate.RESET:
+        sent = side == _RESET_SENT
+        return _Meaning(name, Severity.INFO if sent else severity, direction=DIRECTIONS[0 if sent else 1])
+    if fate is Fate.TIMEOUT:
+        return _Meaning(name, severity, Timeout(reason).name.lower())
+    if fate is Fate.DROP:
+        return _Meaning(name, severity, Drop(reason).name.lower(), ClosedBy(side).name.lower())
+    return _Meaning(name, severity)
+
+
+_destination = functools.lru_cache(4096)(decode_destination)
+
+
+def _event(
+    raw: dict[str, Any], offset_ns: int, meaning: _Meaning, process: Process, there: Destination
+) -> Event:
+    """Puts one event together; its body is missing."""
+    return Event(
+        time_unix_ns=raw["time_ns"] + offset_ns,
+        kind=meaning.kind,
+        severity=meaning.severity,
+        service=process.service,
+        body="",
+        executable=process.executable,
+        pid=process.key.pid,
+        start_ticks=process.key.start_ticks,
+        role=there.role.name.lower(),
+        address=there.address,
+        port=there.port,
+        peer=there.peer,
+        peer_port=raw["dport"],
+        local_port=raw["sport"],
+        reason=meaning.reason,
+        closed_by=meaning.closed_by,
+        direction=meaning.direction,
+        idle=bool(raw["idle"]),
+        count=raw["count"] or 1,
+        tx_bytes=raw["tx"],
+        rx_bytes=raw["rx"],
+        age_s=raw["age_ns"] / 1e9 if raw["age_ns"] else -1.0,
+        gap_s=raw["gap_ns"] / 1e9 if raw["gap_ns"] else -1.0,
+        first_unix_ns=raw["first_ns"] + offset_ns if raw["first_ns"] else 0,
+    )
 
 
 _FIELDS = (
@@ -246,17 +268,16 @@ class _LastTimes:
         self._others = 0
         self.folded = 0
 
-    def note(self, event: Event) -> None:
+    def note(self, service: str, address: str, kind: str, time_unix_ns: int) -> None:
         """Takes an event's time; told by `flush`."""
-        kind: Attributes = (("kernob.event.kind", event.kind),)
-        service: Attributes = (("kernob.service", event.service),)
-        attributes = (*service, ("server.address", event.address), *kind)
+        names = (("kernob.service", service), ("server.address", address), ("kernob.event.kind", kind))
+        attributes: Attributes = names
         if attributes not in self._times and len(self._times) - self._others >= _LAST_TIMES:
             self.folded += 1
-            attributes = (*service, ("server.address", OTHER), *kind)
+            attributes = (names[0], ("server.address", OTHER), names[2])
             self._others += attributes not in self._times
-        if event.time_unix_ns > self._times.get(attributes, 0):
-            self._times[attributes] = event.time_unix_ns
+        if time_unix_ns > self._times.get(attributes, 0):
+            self._times[attributes] = time_unix_ns
             self._changed.add(attributes)
 
     def flush(self, now_unix_ns: int) -> None:

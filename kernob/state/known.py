@@ -28,6 +28,9 @@ _CROWD = 10_000  # flows; a server with ever new clients would otherwise remembe
 class PerFlow(Protocol):
     """Keeps something for each flow, by its index."""
 
+    def make_room(self, flows: int) -> None:
+        """Be ready for indices below `flows`."""
+
     def forget(self, flows: Indices) -> None:
         """Drop what is kept for these: their indices may be used again."""
 
@@ -54,6 +57,8 @@ class Known:
 
     def learn(self) -> None:
         """Find out who and whom, for flows that the table has but nobody has looked at."""
+        for keeper in self._keepers:
+            keeper.make_room(len(self.flows.totals))
         for flow in self.flows.new:
             key = self.flows.key(flow)
             process = self.processes.of(key[:PROCESS_BYTES])

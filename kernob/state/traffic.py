@@ -91,17 +91,16 @@ class TrafficState:
         what grew.
         """
         growth = self.flows.update(*rows, now_s)
-        self._make_room()
         self.known.learn()
         for direction, grown in enumerate((growth.tx_bytes, growth.rx_bytes)):
             moved = grown > 0
             self._add(growth.flows[moved], direction, grown[moved], since_unix_ns)
         return growth
 
-    def _make_room(self) -> None:
-        room = len(self.flows.totals)
-        if room > len(self._slots):
-            extra = room - len(self._slots)
+    def make_room(self, flows: int) -> None:
+        """Is ready for indices below `flows` (called by `Known`)."""
+        extra = flows - len(self._slots)
+        if extra > 0:
             self._slots = np.concatenate([self._slots, np.full((extra, 3, 2), _NO_SLOT, np.int64)])
             self._marks = np.concatenate([self._marks, np.zeros((extra, 2), np.int64)])
             self._rates = np.concatenate([self._rates, np.zeros((extra, 2), np.float64)])

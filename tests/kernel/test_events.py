@@ -102,6 +102,26 @@ def test_an_idle_reset_belongs_to_both_ends(story: Story) -> None:
 
 
 @pytest.mark.lane
+def test_the_latest_time_of_a_kind_is_a_metric(story: Story) -> None:
+    """kernob.event.last_time is the time of the last such event, to the microsecond."""
+    _, events, agent = story
+    service = next(e["service"] for e in events if e["service"].startswith("faults"))
+    latest = max(
+        e["time_unix_ns"] for e in events if (e["service"], e["kind"]) == (service, "kernob.tcp.reset")
+    )
+    told = [
+        point["asDouble"]
+        for line in agent.otlp.read_text().splitlines()
+        for resource in json.loads(line).get("resourceMetrics", [])
+        for metric in resource["scopeMetrics"][0]["metrics"]
+        if metric["name"] == "kernob.event.last_time"
+        for point in metric["gauge"]["dataPoints"]
+        if {a["value"].get("stringValue") for a in point["attributes"]} >= {service, "kernob.tcp.reset"}
+    ]
+    assert abs(told[-1] - latest / 1e9) < 2e-6
+
+
+@pytest.mark.lane
 def test_a_request_without_answer_is_a_drop(story: Story) -> None:
     """The server aborts instead of answering: a drop by the peer, and a reset that was not idle."""
     faults, events, _ = story

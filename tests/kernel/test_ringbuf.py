@@ -14,14 +14,18 @@ import select
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from kernob.config import Settings
 from kernob.kernel import compiler, ringbuf
 from kernob.kernel.attach import Loader, RawTracepoint
 from kernob.kernel.maps import BpfMap
 from kernob.kernel.ringbuf import RingBuffer, RingReader
+from kernob.model import ProbeState
+from kernob.pipeline import Pipeline
 
 _GETPPID = {"x86_64": 110, "aarch64": 173}[platform.machine()]
 
@@ -230,3 +234,17 @@ def test_an_empty_ring_is_waited_on_without_work(source: Source) -> None:
 def test_this_kernel_has_ring_buffers() -> None:
     """Where these tests run, nothing is missing."""
     assert ringbuf.missing() == ""
+
+
+def test_without_ring_buffers_all_but_events_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As before Linux 5.8: programs compile and attach, nothing is told, and doctor's line says why."""
+    monkeypatch.setattr(ringbuf, "missing", lambda: "no BPF ring buffer (Linux 5.8): Invalid argument")
+    with Pipeline(Settings(cache_dir=tmp_path)) as pipeline:
+        assert pipeline.events() == []
+        snapshot = pipeline.tick(1.0, with_flows=False)
+        failed = [hook for hook in pipeline.hooks if hook.state is ProbeState.FAILED]
+        pipeline.detach()
+        assert pipeline.events() == pipeline.summaries() == []
+    assert [(hook.probe, hook.hook) for hook in failed] == [("tcp", "events")]
+    assert failed[0].attempts[0].reason.startswith("no BPF ring buffer")
+    assert (snapshot.losses["ring_full"], snapshot.losses["decode"]) == (0, 0)

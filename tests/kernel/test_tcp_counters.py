@@ -92,6 +92,23 @@ def test_outcomes_and_durations_are_the_clients_own(agents: Path, namespace: tup
     _check_quantile(responses, here["port"], ledger["response_s"])
 
 
+def test_it_can_be_switched_off(agents: Path, namespace: tuple[str, ...]) -> None:
+    """Without KERNOB_TCP bytes are counted all the same; of connections there is neither series nor loss."""
+    with (
+        running_agent(agents / "tcp_off", tcp="false") as agent,
+        Puppet("tcp_counters", prefix=namespace) as client,
+    ):
+        here = client.answer()
+        client.order("ask 8")
+        client.order(f"refused 5 {REFUSED}")
+        agent.wait_lines(3)
+        totals = agent.stop()
+    assert totals.process_io()[here["client"]]["transmit", "tcp"] == 8 * 8
+    names = {name for name, _ in totals.lives}
+    assert not [name for name in names if name.startswith(("kernob.tcp", "kernob.process.tcp"))]
+    assert totals.sum_of("kernob.lost") == 0
+
+
 def _check_quantile(found: list[tuple[dict[str, Any], Any]], port: int, seen_s: list[float]) -> None:
     """Its p50 and p95 lie within one bucket of the client's, and so many were counted."""
     (histogram,) = (h for a, h in found if a["kernob.service"] == SERVICE and a["server.port"] == port)

@@ -257,6 +257,22 @@ def test_beyond_the_cap_destinations_fold_into_other() -> None:
     assert fixture.state.folded == 4 * 3
 
 
+def test_any_number_of_flows_may_have_facts_only() -> None:
+    """5,000 destinations of which nothing but failures is known, twice; then all are forgotten."""
+    fixture = Fixture(flow=10_000)
+    for tick in range(2):
+        flows = [flow_key(11, f"10.{tick}.{n >> 8}.{n & 255}", 443) for n in range(5_000)]
+        fixture.tick(*((flow, Fate.CONNECTION, REFUSED, 0, 0, 1) for flow in flows))
+        fixture.traffic.roll(10.0)
+        fixture.state.roll()
+        assert len(fixture.traffic.rows(fixture.state.facts)) == 5_000 * (tick + 1)
+    fixture.now_s += 400
+    fixture.tick()
+    fixture.sweep()
+    assert len(fixture.traffic.flows) == 0
+    assert sum(value for _, value in fixture.values("kernob.tcp.connections")) == 10_000
+
+
 def test_a_process_that_ended_ends_its_series() -> None:
     """Its series go after their last value was acknowledged; the service's stay."""
     fixture = Fixture()
