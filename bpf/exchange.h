@@ -116,10 +116,11 @@ static __always_inline int is_farewell(const struct sock_val *value)
  * meets the end (judge_end_met). No drop: a request the peer had not acknowledged when it closed (it was
  * closing an idle connection at that moment), a farewell, a push stream, a sender whom nobody ever answers.
  */
-static __always_inline void judge_fin(u64 sk, struct sock_val *value, u64 now)
+static __always_inline void judge_fin(u64 sk, struct sock_val *value)
 {
     if (value->key.role != ROLE_CLIENT || value->phase != PHASE_ASKED)
         return;
+    u64 now = bpf_ktime_get_ns();
     if (now - value->sent_ns > PUSH_NS || is_farewell(value))
         return;
     if (!(value->flags & SOCK_HEARD) && value->sent_ns - value->asked_ns > SECOND_NS)
@@ -216,4 +217,5 @@ static __always_inline void judge_close(struct sock_val *value, struct ending *e
         return;
     ending->dropped = 1 + DROP_STALLED_MID_RESPONSE;
     ending->by = CLOSED_BY_SELF;
+    ending->fact.time_ns = bpf_ktime_get_ns();
 }

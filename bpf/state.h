@@ -61,8 +61,9 @@ static __always_inline int on_destroy(u64 sk)
     count_retransmits(sk, value);
     if (value->window_count)
         tell_retransmits(sk, value);
-    sample_rtt(sk, value);
     closed.time_ns = bpf_ktime_get_ns();
+    if (closed.time_ns - value->rtt_ns > SECOND_NS || value->rtt_ns == value->opened_ns)
+        sample_rtt(sk, value);
     charge(&flow, value);
     tell(sk, &flow, value, &closed);
     socks.delete(&address);
@@ -70,10 +71,10 @@ static __always_inline int on_destroy(u64 sk)
 }
 
 /* The handshake is over, for the side that connected. */
-static __always_inline void on_connected(u64 sk, struct sock_val *value, struct fact *fact, u64 now,
-                                         const int direct)
+static __always_inline void on_connected(u64 sk, struct sock_val *value, struct fact *fact, const int direct)
 {
     struct flow_key flow;
+    u64 now = bpf_ktime_get_ns();
 
     follow(sk, value, direct);
     read_ends(sk, value, direct);
@@ -83,6 +84,7 @@ static __always_inline void on_connected(u64 sk, struct sock_val *value, struct 
     fact->kind = FATE_CONNECTION;
     fact->reason = OUTCOME_OK;
     fact->count = 1;
+    fact->time_ns = now;
 }
 
 /*
@@ -104,6 +106,7 @@ static __always_inline void on_attempt_failed(u64 sk, struct sock_val *value, u3
     }
     value->flags = (value->flags & ~SOCK_ATTEMPT) | SOCK_COUNTED;
     fact->count = 1;
+    fact->time_ns = bpf_ktime_get_ns();
 }
 
 static __always_inline void on_closed(u64 sk, struct sock_val *value, u8 before, struct ending *ending)
@@ -127,6 +130,7 @@ static __always_inline void on_closed(u64 sk, struct sock_val *value, u8 before,
         READ(u8, sk, OFF_SOCK_SHUTDOWN) & RCV_SHUTDOWN)
         return;
     fact->count = 1;
+    fact->time_ns = bpf_ktime_get_ns();
     fact->gap_ns = silence_ns(sk);
     if (error == ECONNRESET || error == EPIPE) {
         fact->kind = FATE_RESET;
@@ -143,22 +147,21 @@ static __always_inline void on_closed(u64 sk, struct sock_val *value, u8 before,
 
 static __always_inline void on_change(u64 sk, struct sock_val *value, u8 before, u8 after, const int direct)
 {
-    u64 now = bpf_ktime_get_ns();
-    struct ending ending = {.fact = {.time_ns = now}};
+    struct ending ending = {}; /* the clock is read where there is something to tell */
 
     value->state = after;
     if (after == TCP_CLOSE)
         on_closed(sk, value, before, &ending);
     else if (after == TCP_ESTABLISHED && value->flags & SOCK_ATTEMPT)
-        on_connected(sk, value, &ending.fact, now, direct);
+        on_connected(sk, value, &ending.fact, direct);
     else if (after == TCP_CLOSE_WAIT)
-        judge_fin(sk, value, now);
+        judge_fin(sk, value);
     else if (before == TCP_ESTABLISHED) /* FIN_WAIT1 */
         judge_close(value, &ending);
     if (ending.fact.count)
         count_and_tell(sk, value, &ending.fact);
     if (ending.dropped)
-        drop(sk, value, ending.dropped - 1, ending.by, ending.fact.error, now);
+        drop(sk, value, ending.dropped - 1, ending.by, ending.fact.error, ending.fact.time_ns);
 }
 
 /* blank_sock: all zero, never written: too large for the stack to begin a socket's state with. */
@@ -188,6 +191,7 @@ static __always_inline void on_opened(u64 sk, struct sock_val *value, u8 role, c
     value->opened_ns = bpf_ktime_get_ns();
     if (role == ROLE_CLIENT) {
         own(&key, direct);
+        value->rtt_ns = value->opened_ns; /* sampled after a second, or at the end */
         value->flags = SOCK_ATTEMPT;
         value->claims = 1;
         value->state = TCP_SYN_SENT;

@@ -149,6 +149,10 @@ class EventStore:
         if self._connection is None and self._clock() < self._retry_at_s:
             return
         try:
+            if self._connection is not None and not self.path.exists():
+                _log.warning("%s was taken away: a new one begins", self.path)
+                self._connection.close()
+                self._connection = None
             if self._connection is None:
                 self._connection = self._open()
             self._write(self._connection)

@@ -153,11 +153,19 @@ def test_active_connections_equal_ss(agents: Path, namespace: tuple[str, ...], o
                 client.order("open 20")
             for order, expected in (("close 7", 13), ("open 5", 18), ("close 18", 0)):
                 client.order(order)
-                by_ss = _open_by_ss(namespace, port)
-                assert by_ss == +Counter({"client": expected, "server": expected})
-                _wait_for_active(agent, by_ss)
+                _wait_for_open(namespace, port, expected)
+                _wait_for_active(agent, expected)
             agent.stop()
 
 
-def _wait_for_active(agent: Agent, expected: Counter[str]) -> None:
-    wait_until(lambda: _active(agent) == expected, f"{expected} active connections", 90)
+def _both(count: int) -> Counter[str]:
+    return +Counter({"client": count, "server": count})
+
+
+def _wait_for_open(inside: tuple[str, ...], port: int, count: int) -> None:
+    """The server takes a moment to close its ends."""
+    wait_until(lambda: _open_by_ss(inside, port) == _both(count), f"{count} connections in ss", 90)
+
+
+def _wait_for_active(agent: Agent, count: int) -> None:
+    wait_until(lambda: _active(agent) == _both(count), f"{count} active connections", 90)

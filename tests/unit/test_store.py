@@ -205,6 +205,18 @@ def test_only_the_last_damaged_files_are_kept(
     assert kept[0].endswith("20260103T000000Z")
 
 
+def test_a_file_that_is_taken_away_is_begun_anew(tmp_path: Path, opened: Callable[..., EventStore]) -> None:
+    """Somebody cleaned up under a running agent: what comes from then on is stored again."""
+    store = opened()
+    write(store, 1)
+    until(lambda: not store.pending())
+    for each in tmp_path.iterdir():
+        each.unlink()
+    write(store, 2)
+    until(lambda: not store.pending())
+    assert numbers(tmp_path) == [2]
+
+
 def test_a_newer_versions_file_is_left_alone(
     tmp_path: Path, opened: Callable[..., EventStore], caplog: pytest.LogCaptureFixture
 ) -> None:
