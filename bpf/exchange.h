@@ -42,7 +42,7 @@ static __always_inline void note_ask(u64 sk, struct sock_val *value, u64 bytes)
     }
 }
 
-/* On every send and receive of a socket we know. `mine`: by its owner. */
+/* On every send and receive of a socket we know. */
 static __always_inline void note_use(u64 sk, struct sock_val *value, u64 tx, u64 rx)
 {
     if (tx) {

@@ -294,6 +294,7 @@ def test_a_killed_server_that_had_not_read_the_request(watch: Watch) -> None:
     """SIGKILL with unread bytes sends a RST."""
 
     def server(sock: socket.socket) -> None:
+        assert sock.recv(1)
         time.sleep(0.3)
         kill_myself(sock)
 

@@ -10,6 +10,7 @@ what this client saw itself: counts, and the seconds that connecting and waiting
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import signal
@@ -23,6 +24,7 @@ from typing import Any
 PAUSES_S = [0.002 * 1.13**step for step in range(40)]
 """How long the server thinks before an answer, in turn: 2 to 235 ms, several in a bucket."""
 HOST = "127.0.0.1"
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def _serve(listener: socket.socket) -> None:
@@ -116,6 +118,7 @@ def main() -> None:
     port = listener.getsockname()[1]
     server = os.fork()
     if not server:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         _serve(listener)
     listener.close()
     client = Client(port)
