@@ -7,6 +7,11 @@ from collections.abc import Callable
 
 from grafana_foundation_sdk.builders.dashboard import Dashboard
 
-from grafana.boards import bandwidth, host, kernob_self
+from grafana.boards import bandwidth, host, kernob_self, tcp_health
 
-BOARDS: tuple[Callable[[], Dashboard], ...] = (bandwidth.board, host.board, kernob_self.board)
+BOARDS: tuple[Callable[[], Dashboard], ...] = (
+    bandwidth.board,
+    host.board,
+    kernob_self.board,
+    tcp_health.board,
+)
