@@ -48,6 +48,8 @@ CLOSED_BY = ("peer", "self", "network")
 TIMEOUTS = ("unacknowledged", "keepalive")
 DIRECTIONS = ("sent", "received")
 CLOSE_LIMIT_S = 20.0
+ASK, ANSWER = b"q" * 100, b"a" * 300
+Play = Callable[[socket.socket], None]
 _PDEATHSIG = 1
 
 
@@ -202,3 +204,40 @@ def abort(sock: socket.socket) -> None:
     """Closes with a RST."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     sock.close()
+
+
+def play(
+    watch: Watch, client: Play, server: Play, server_code: int = 0
+) -> tuple[dict[str, int], dict[str, int]]:
+    """One connection: the client's facts and the server's, each in a process of its own."""
+    door = listener()
+    address = door.getsockname()
+
+    def serve() -> None:
+        sock, _ = door.accept()
+        door.close()
+        server(sock)
+
+    def connect() -> None:
+        door.close()
+        sock = socket.create_connection(address)
+        client(sock)
+
+    second = act(serve)
+    first = act(connect)
+    door.close()
+    first.wait()
+    second.wait(server_code)
+    return watch.of(first.pid), watch.of(second.pid)
+
+
+def exchange(sock: socket.socket, ask: bytes = ASK) -> None:
+    """Asks and reads the whole answer."""
+    sock.sendall(ask)
+    assert len(read_exactly(sock, len(ANSWER))) == len(ANSWER)
+
+
+def answer(sock: socket.socket, ask: int = len(ASK)) -> None:
+    """Reads a whole request and answers it."""
+    assert len(read_exactly(sock, ask)) == ask
+    sock.sendall(ANSWER)
