@@ -98,7 +98,8 @@ def _tell(stack: Stack, failed: bool) -> None:
 def born(images: float, request: pytest.FixtureRequest) -> Iterator[tuple[Stack, Birth]]:
     """The overlay stack from its beginning to its end, and how long it took to come up."""
     # Dead processes keep their series while the endpoint is away; none shall fold into ~other meanwhile.
-    running = Stack(PROJECT, ("tests/stack/fast.yaml",), {"KERNOB_MAX_PROCESS_FLOW_SERIES": "10000"})
+    caps = {"KERNOB_MAX_PROCESS_SERIES": "100000", "KERNOB_MAX_PROCESS_FLOW_SERIES": "100000"}
+    running = Stack(PROJECT, ("tests/stack/fast.yaml",), caps)
     try:
         yield running, bring_up(running)
     finally:
