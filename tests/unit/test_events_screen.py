@@ -271,6 +271,8 @@ def test_ctrl_c_and_a_reader_that_leaves_end_it_quietly(journal: Journal) -> Non
     journal.note([event(i) for i in range(1000)])
     command = [sys.executable, "-m", "kernob", "events", "--follow", "--limit", "1000"]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "cwd": ROOT}
+    # whoever started the tests in the background may have had interrupts ignored
+    pipes["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
     with subprocess.Popen(command, **pipes) as process:
         assert process.stdout
         process.stdout.readline()
