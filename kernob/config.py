@@ -36,7 +36,7 @@ __all__ = [
 DEFAULT_TOML = Path("/etc/kernob/kernob.toml")
 CONFIG_VARIABLE = "KERNOB_CONFIG"
 MASK = "***"
-_STRATEGIES = ("tp_btf", "raw_tp", "fentry", "kprobe", "tracepoint", "iter", "btf")
+_STRATEGIES = ("tp_btf", "raw_tp", "fentry", "kprobe", "tracepoint", "iter", "cgroup_skb", "btf")
 _WINDOW_MAX_S = 3600.0
 _SHOWN_CHARACTERS = 80
 

@@ -72,6 +72,7 @@ def kernel_options(settings: Settings) -> KernelOptions:
         btf_path=settings.btf_path,
         cache_dir=settings.cache_dir,
         bpf_stats=settings.bpf_stats,
+        proc_root=settings.proc_root,
     )
 
 
