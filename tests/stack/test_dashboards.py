@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 
+from compose.victoria import COUNTERS
 from grafana import check
 
 from . import dashboards
 from .compose import Stack, progress, wait_for
 from .load import WORKLOADS, container_workload, host_workload
-from .victoria import COUNTERS
 from .wan import INTERFACE, THERE, send_here, wan
 
 MEGABYTE = 1_000_000
