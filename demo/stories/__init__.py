@@ -1,0 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The stories, in the order in which they are told. One file each; a new one is a line here."""
+
+from __future__ import annotations
+
+from demo.story import Story
+
+from . import backup, broker, dependency, disk, leak
+
+STORIES: tuple[Story, ...] = (leak.STORY, broker.STORY, backup.STORY, disk.STORY, *dependency.STORIES)
