@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import signal
@@ -21,6 +22,8 @@ pytestmark = pytest.mark.lane
 
 ASK, ANSWER = b"q" * 100, b"a" * 300
 PROCESSES = scaled(200, 20)
+QUIET_S = 1.2
+"""Longer than the second after which a RST of the server's is idle."""
 
 
 @pytest.fixture(scope="module")
@@ -226,39 +229,55 @@ def test_asyncio_on_both_ends(watch: Watch) -> None:
     assert watch.of(actors[1].pid) == {"client connection ok": 50}
 
 
+@contextlib.contextmanager
+def blocked(number: signal.Signals) -> Iterator[None]:
+    """The signal waits for a `sigwait`, here and in whoever is forked."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [number])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def test_sockets_older_than_the_programs(agents: Path) -> None:
     """Connections and listeners that were there before have their owners from the first moment."""
-    door = listener()
+    ready, say_ready = os.pipe()
 
     def client() -> None:
-        sock = socket.create_connection(door.getsockname())
-        signal.sigwait([signal.SIGUSR1])
-        sock.close()
+        with socket.create_connection(door.getsockname()) as sock:
+            os.write(say_ready, b"c")
+            signal.sigwait([signal.SIGUSR1])
+            sock.close()
 
     def server() -> None:
         sock, _ = door.accept()
+        os.write(say_ready, b"s")
         signal.sigwait([signal.SIGUSR1])
         abort(sock)
         serve(door.accept()[0])
 
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
-    actors = [act(server), act(client)]
-    time.sleep(0.3)
-    with watching(agents / "cache") as watch:
-        if "iter" not in {r.strategy.partition(":")[0] for r in watch.session.reports if r.hook == "seed"}:
-            pytest.skip("missing feature: BPF iterators")
-        for actor, role in zip(actors, (2, 1), strict=True):
-            (value,) = watch.sockets({actor.pid})
-            assert (int(value["state"]), int(value["key"]["role"])) == (1, role)
-        actors[0].kill(signal.SIGUSR1)
-        call(door.getsockname())
-        actors[1].kill(signal.SIGUSR1)
-        for actor in actors:
-            actor.wait()
-        assert watch.of(actors[0].pid) == {"server reset sent idle": 1, "server connection ok": 1}
-        assert watch.of(actors[1].pid) == {"client reset received idle": 1}
-    door.close()
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])
+    with listener() as door, blocked(signal.SIGUSR1):
+        actors = [act(server), act(client)]
+        assert {os.read(ready, 1) for _ in actors} == {b"c", b"s"}
+        quiet_until_s = time.monotonic() + QUIET_S
+        with watching(agents / "cache") as watch:
+            if "iter" not in {
+                r.strategy.partition(":")[0] for r in watch.session.reports if r.hook == "seed"
+            }:
+                pytest.skip("missing feature: BPF iterators")
+            for actor, role in zip(actors, (2, 1), strict=True):
+                (value,) = watch.sockets({actor.pid})
+                assert (int(value["state"]), int(value["key"]["role"])) == (1, role)
+            time.sleep(max(0.0, quiet_until_s - time.monotonic()))
+            actors[0].kill(signal.SIGUSR1)
+            call(door.getsockname())
+            actors[1].kill(signal.SIGUSR1)
+            for actor in actors:
+                actor.wait()
+            assert watch.of(actors[0].pid) == {"server reset sent idle": 1, "server connection ok": 1}
+            assert watch.of(actors[1].pid) == {"client reset received idle": 1}
+    for end in (ready, say_ready):
+        os.close(end)
 
 
 def _fault(kind: str, door: socket.socket) -> None:
