@@ -26,6 +26,7 @@ from .wan import INTERFACE, THERE, send_here, wan
 
 MEGABYTE = 1_000_000
 STEP_S, RATE_WINDOW_S = 30, 120
+SLOWEST = 12
 CLIENTS = {"kernob-ci-shown-a": 7 * MEGABYTE, "kernob-ci-shown-b": 40 * MEGABYTE}
 
 
@@ -112,15 +113,21 @@ def shown(images: float, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
                 container_workload(name, "once", there.address, there.port, size, network="host")
             sent_s = time.time()
 
+            empty: dict[str, float] = {}
+
             def everything_shows() -> bool:
                 # an owner is one only while it moves something
                 host_workload("once", there.address, there.port, 30 * MEGABYTE)
                 send_here(here, 20 * MEGABYTE)
                 stack.victoria.flush()
                 found = check.run(stack.victoria.url, check.Range(began_s, time.time()))
-                return not dashboards.query_problems(found)
+                problems = dashboards.query_problems(found)
+                empty.update({problem.partition(" (")[0]: time.time() - began_s for problem in problems})
+                return not problems
 
             _wait(stack, everything_shows, began_s)
+            for place, when_s in sorted(empty.items(), key=lambda item: -item[1])[:SLOWEST]:
+                progress(f"{place}: empty {when_s:.0f} s after `up` began")
             yield Shown(stack, neighbour, began_s, sent_s, time.time())
         finally:
             neighbour.end()
