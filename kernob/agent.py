@@ -7,16 +7,18 @@ process. Called by `cli` (run) and `ui.top` (when no agent runs).
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from kernob import __version__
 from kernob.config import Settings
@@ -38,6 +40,7 @@ _STOP_JOIN_S = 10.0
 _FLUSH_S = 2.0
 _STORE_FLUSH_S = 0.8  # with the other, an end within the 3 s that are promised
 _SIGNAL_LOOK_S = 1.0
+_ANSWER_S = 10.0
 
 
 class Sink(Protocol):
@@ -58,6 +61,17 @@ class Sink(Protocol):
 
     def close(self, timeout_s: float) -> None:
         """Sends what waits, within the time."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Question:
+    """A client's, and where its answer is awaited."""
+
+    name: str
+    words: Mapping[str, str]
+    answer: concurrent.futures.Future[Mapping[str, Any]] = dataclasses.field(
+        default_factory=concurrent.futures.Future
+    )
 
 
 class Agent:
@@ -87,6 +101,7 @@ class Agent:
         self._pipeline = Pipeline(settings, self._on_events)
         self._changed = threading.Condition()
         self._events_wait = False
+        self._questions: deque[_Question] = deque()
         self._snapshot: Snapshot | None = None
         self._serial = 0
         self._ticked_s = time.monotonic()
@@ -153,6 +168,35 @@ class Agent:
             with self._changed:
                 del self._watchers[token]
 
+    def report(self, name: str, words: Mapping[str, str]) -> Mapping[str, Any]:
+        """One of the features' answers, found in the tick thread, which owns what it is made of.
+
+        Raises ValueError for a question that makes no sense, or that is not answered in time.
+        """
+        question = _Question(name, words)
+        with self._changed:
+            if self._stopping or self.failure:
+                raise ValueError("the agent ends")
+            self._questions.append(question)
+            self._changed.notify_all()
+        try:
+            return question.answer.result(_ANSWER_S)
+        except concurrent.futures.TimeoutError:
+            raise ValueError(f"the agent was too busy to answer for {_ANSWER_S:g} s") from None
+
+    def _answer_questions(self) -> None:
+        while True:
+            with self._changed:
+                if not self._questions:
+                    return
+                question = self._questions.popleft()
+            try:
+                question.answer.set_result(self._pipeline.report(question.name, question.words))
+            except Exception as error:  # whatever a question stumbles over, the tick goes on
+                if not isinstance(error, ValueError):
+                    log.exception("report %s", question.name)
+                question.answer.set_exception(ValueError(str(error)))
+
     def _next_after(self, seen: int) -> tuple[Snapshot | None, int]:
         """Waits for a snapshot newer than number `seen`; None when the agent ends."""
         with self._changed:
@@ -212,10 +256,11 @@ class Agent:
                 pause_s = next_s - time.monotonic()
                 if self._stopping or pause_s <= 0:
                     return self._stopping, watch_s
-                if not self._events_wait:
+                if not self._events_wait and not self._questions:
                     self._changed.wait(pause_s)
                     continue
             self._tell_events()
+            self._answer_questions()
 
     def _on_events(self) -> None:
         """Called by the thread that reads the kernel's ring."""
@@ -302,7 +347,7 @@ def run_agent(settings: Settings, otlp_file: Path | None) -> int:
     """
     from kernob.export.socket import SnapshotServer
     from kernob.state.history import last_number
-    from kernob.state.store import EventStore
+    from kernob.state.store import Store
 
     spare_memory()
     check_machine()  # first, because without root much else is refused too, for the same reason
@@ -311,7 +356,7 @@ def run_agent(settings: Settings, otlp_file: Path | None) -> int:
         with contextlib.ExitStack() as stack:
             outlet = _outlet(settings, otlp_file)
             stack.callback(outlet.close, _FLUSH_S)
-            store = EventStore(settings.state_dir, settings.max_stored_events)
+            store = Store(settings.state_dir, settings.max_stored_events)
             journal = Journal(store, max(time.time_ns(), last_number(settings.state_dir) + 1))
             stack.callback(journal.close, _STORE_FLUSH_S)
             agent = Agent(

@@ -11,30 +11,25 @@ import dataclasses
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from numpy.typing import NDArray
-
 from kernob import event_feed
 from kernob.config import Settings
-from kernob.derive.coverage import Payload, Reach, coverage, wire_bytes
+from kernob.features.feature import Feature, Report, Tick
+from kernob.features.tcp import Tcp
+from kernob.features.wire import Wire
 from kernob.kernel.capabilities import check_view
 from kernob.kernel.containers import ContainerNames
 from kernob.kernel.privileges import confined, drop
-from kernob.kernel.proc_sockets import ProcSockets
-from kernob.kernel.procfs import InterfaceCounters, ProcFs
+from kernob.kernel.procfs import ProcFs
 from kernob.kernel.session import KernelOptions, Session, check_permission, settle_memory, spare_memory
-from kernob.model import Coverage, Event, HookReport, MapUsage, ProcessInfo, ProcessKey, ProgramRuns, Snapshot
+from kernob.model import Event, HookReport, MapUsage, ProcessInfo, ProcessKey, ProgramRuns, Snapshot
 from kernob.probes import PROBES, process, tcp, traffic
-from kernob.probes.traffic import Loss, TrafficRows
-from kernob.socket_sweep import SocketSweep
-from kernob.state.connections import ConnectionState, TcpCaps
+from kernob.probes.traffic import Loss
 from kernob.state.events import EventState
-from kernob.state.flows import Growth
-from kernob.state.known import Known
 from kernob.state.names import needs_full_args, sanitize, service_of, split_args
 from kernob.state.processes import Process
 from kernob.state.series import SeriesStore
@@ -72,6 +67,7 @@ def kernel_options(settings: Settings) -> KernelOptions:
         btf_path=settings.btf_path,
         cache_dir=settings.cache_dir,
         bpf_stats=settings.bpf_stats,
+        proc_root=settings.proc_root,
     )
 
 
@@ -113,13 +109,14 @@ class Pipeline:
         )
         specs = (traffic.PROCESS_IO, traffic.FLOW_IO, traffic.PROCESS_FLOW_IO)
         self._traffic = TrafficState(self.store, specs, caps, self._resolve)
-        happened = EventState(self._traffic.known.processes, self.store, settings.max_events_per_second)
+        happened = EventState(self._traffic.known, self.store, settings.max_events_per_second)
         self._feed = event_feed.EventFeed(happened, on_events)
-        self._tcp = _Tcp(settings, self.store, self._traffic.known, self._proc, self._resolve)
+        self._tcp = Tcp(settings, self.store, self._traffic.known, self._proc, self._resolve)
+        wire = Wire(self._proc, settings.interfaces, self._traffic.destination)
+        self._features: tuple[Feature, ...] = (wire, self._tcp)
         self._stamps = Stamps(2 * _AFTER_TICK_NS)
         self._started_unix_ns = self._previous_unix_ns = self._stamps.restart()
         self._window_started_s = self._checked_s = time.monotonic()
-        self._wire = _Wire(self._proc, settings.interfaces)
         self._maps: tuple[MapUsage, ...] = ()
         self.hooks: tuple[HookReport, ...] = ()
         self._window_s = settings.aggregation_window_s
@@ -132,6 +129,8 @@ class Pipeline:
             self._session.require_essential()
             if self._settings.tcp:
                 self._feed.open(self._session)
+            for feature in self._features:
+                feature.open(self._session)
         except BaseException:
             self._session.close()
             raise
@@ -140,7 +139,6 @@ class Pipeline:
             self.hooks = (*self.hooks, event_feed.report())
         self._started_unix_ns = self._previous_unix_ns = self._stamps.restart()
         self._window_started_s = self._checked_s = time.monotonic()
-        self._wire.start(self._window_started_s)
         settle_memory()
         for report in self.hooks:
             log.info("%s.%s: %s", report.probe, report.hook, report.strategy or report.state.value)
@@ -149,6 +147,8 @@ class Pipeline:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        for feature in reversed(self._features):
+            feature.close()
         self._feed.close()
         if self._containers:
             self._containers.close()
@@ -179,7 +179,7 @@ class Pipeline:
 
     def events(self) -> list[Event]:
         """What happened since the last call, as far as the rate cap admits it. Cheap where nothing did."""
-        return self._feed.take(self._session)
+        return self._feed.take(self._session) + [e for feature in self._features for e in feature.events()]
 
     def summaries(self) -> list[Event]:
         """What was beyond the rate cap since the last call: once a scheduled tick."""
@@ -197,14 +197,14 @@ class Pipeline:
         # a little after the tick before, where a series of the same name may have had its last value
         since_unix_ns = min(self._previous_unix_ns + _AFTER_TICK_NS, now_unix_ns - _AFTER_TICK_NS)
         growth = self._traffic.update((rows.closed_keys, rows.closed_values, rows.live), since_unix_ns, now_s)
-        self._wire.add(self._traffic, growth)
-        self._tcp.tick(self._session, rows, since_unix_ns, now_s)
+        ended_s: float | None = None
         if now_s - self._window_started_s >= window_s * 0.95:
-            self._window_s = now_s - self._window_started_s
+            ended_s = self._window_s = now_s - self._window_started_s
             self._traffic.roll(self._window_s)
-            self._tcp.connections.roll()
-            self._wire.roll(now_s)
             self._window_started_s = now_s
+        tick = Tick(self._session, rows, growth, now_s, now_unix_ns, since_unix_ns, ended_s)
+        for feature in self._features:
+            feature.tick(tick)
         self._check_liveness(now_s)
         self._traffic.known.sweep(now_s, self._removed)
         self._previous_unix_ns = now_unix_ns
@@ -213,7 +213,7 @@ class Pipeline:
                 "socks": len(rows.sockets),
                 "flows": len(rows.closed_keys),
                 "procs": len(keys),
-                **self._tcp.usage,
+                **{name: count for f in self._features for name, count in f.usage().items()},
             }
         )
         return Snapshot(
@@ -227,15 +227,24 @@ class Pipeline:
             losses=self._losses(),
             suppressed_events=self._feed.suppressed,
             runs=self._runs(),
-            coverage=self._wire.coverage,
+            **{name: part for feature in self._features for name, part in feature.parts().items()},
         )
+
+    def report(self, name: str, words: Mapping[str, str]) -> Mapping[str, Any]:
+        """Answers a client. Raises ValueError, one line, for what nobody here knows."""
+        known: dict[str, Report] = {n: r for feature in self._features for n, r in feature.reports().items()}
+        if name not in known:
+            raise ValueError(
+                f"this agent has no report {name!r}; it has: {', '.join(sorted(known)) or 'none'}"
+            )
+        return known[name](words)
 
     def _losses(self) -> dict[str, int]:
         counts = self._session.losses()
         return {
             "map_full": int(counts[Loss.FLOWS_FULL] + counts[Loss.PROCS_FULL]),
             "sockets_full": int(counts[Loss.SOCKS_FULL]),
-            **self._tcp.losses(counts),
+            **{cause: n for feature in self._features for cause, n in feature.losses(counts).items()},
             "series_cap": self._traffic.folded + self._tcp.connections.folded + self._feed.folded,
             "recursion": sum(s.recursion_misses for s in self._session.run_stats().values()),
             **(self._feed.losses(self._session) if self._settings.tcp else {}),
@@ -287,93 +296,3 @@ class Pipeline:
             if current is None or current.key.start_ticks != known.key.start_ticks:
                 gone.append(known.key)
         self._traffic.processes.mark_ended(gone)
-
-
-class _Tcp:
-    """What happens to connections: facts of a tick into their series, and the number of open ones."""
-
-    def __init__(
-        self,
-        settings: Settings,
-        store: SeriesStore,
-        known: Known,
-        proc: ProcFs,
-        resolve: Callable[[ProcessKey], ProcessInfo | None],
-    ) -> None:
-        caps = TcpCaps(settings.max_process_series, settings.max_flow_series, settings.max_histogram_series)
-        self.connections = ConnectionState(store, tcp.SPECS, caps, known)
-        sockets = ProcSockets(settings.proc_root)
-        self._sweep = (
-            SocketSweep(proc, sockets, known, self.connections, resolve, store) if settings.tcp else None
-        )
-        self.usage: dict[str, int] = {}
-
-    def tick(self, session: Session, rows: TrafficRows, since_unix_ns: int, now_s: float) -> None:
-        """Reads what was counted since the tick before. Raises MapError."""
-        if self._sweep is None:
-            return
-        facts = tcp.read(session)
-        self.connections.update(
-            (facts.fates, facts.counts), (facts.durations, facts.histograms), rows.live, since_unix_ns
-        )
-        self._sweep.tick(session.map("socks"), rows.addresses, rows.sockets, since_unix_ns, now_s)
-        self.usage = {"fates": len(facts.fates), "durations": len(facts.durations)}
-
-    def losses(self, counts: NDArray[Any]) -> dict[str, int]:
-        """Facts that no map had room for, out of the losses array."""
-        if self._sweep is None:
-            return {}
-        return {"facts_full": int(counts[Loss.FATES_FULL] + counts[Loss.DURATIONS_FULL])}
-
-
-class _Wire:
-    """Payload by window against the interfaces' own counters."""
-
-    def __init__(self, proc: ProcFs, wanted: tuple[str, ...]) -> None:
-        self._proc = proc
-        self._wanted = wanted
-        self._sums: dict[tuple[int, str], int] = {}
-        self._before: dict[str, InterfaceCounters] = {}
-        self._reach = Reach((), ())
-        self._counted: tuple[str, ...] = ()
-        self._looked_s = 0.0
-        self.coverage: tuple[Coverage, ...] = ()
-
-    def start(self, now_s: float) -> None:
-        """Begins the first window."""
-        self._before = self._proc.interfaces()
-        self._look_around(now_s)
-
-    def _look_around(self, now_s: float) -> None:
-        """Which interfaces count, and what lies behind them."""
-        self._looked_s = now_s
-        self._counted = self._proc.counted_interfaces(self._before, self._wanted)
-        self._reach = Reach(self._proc.routes(), self._counted)
-
-    def add(self, state: TrafficState, growth: Growth) -> None:
-        """Adds what flows moved over counted interfaces, from whatever network namespace.
-
-        A container's traffic crosses the host's interface too; one to a neighbour or to the host does
-        not, which its peer's address tells.
-        """
-        moved = zip(growth.flows.tolist(), growth.tx_bytes.tolist(), growth.rx_bytes.tolist(), strict=True)
-        for flow, tx, rx in moved:
-            there = state.destination(flow)
-            if not self._reach.crosses(there.peer):
-                continue
-            name = f"{there.transport.name.lower()}{4 if ':' not in there.peer else 6}_bytes"
-            for direction, count in enumerate((tx, rx)):
-                self._sums[direction, name] = self._sums.get((direction, name), 0) + count
-
-    def roll(self, now_s: float) -> None:
-        """Ends a window and begins the next."""
-        after = self._proc.interfaces()
-        wire = wire_bytes(self._before, after, self._counted)
-        sent = Payload(**{n: c for (d, n), c in self._sums.items() if d == 0})
-        received = Payload(**{n: c for (d, n), c in self._sums.items() if d == 1})
-        if self._counted:
-            self.coverage = coverage(",".join(self._counted), wire, received, sent)
-        self._sums = {}
-        self._before = after
-        if now_s - self._looked_s > _LIVENESS_S:
-            self._look_around(now_s)

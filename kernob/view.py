@@ -11,8 +11,9 @@ whatever comes in from outside.
 """
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -102,6 +103,22 @@ class EventRequest:
     def query(self) -> EventQuery:
         """What it asks for."""
         return EventQuery(self.since_unix_ns, self.service, self.kinds, self.limit)
+
+
+@dataclass(frozen=True, slots=True)
+class ReportRequest:
+    """One line from a client that asks a feature for a document; `words` narrow it down, as the report says.
+
+    The answer is one line, {"v": 1, "report": ...}, or a `Refusal`.
+    """
+
+    want: Literal["report"]
+    name: Annotated[str, Meta(max_length=64)]
+    words: Annotated[
+        dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=MAX_FILTER_CHARS)]],
+        Meta(max_length=16),
+    ] = field(default_factory=dict)
+    v: Literal[1] = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,6 +277,30 @@ def encode_event_request(request: EventRequest) -> bytes:
     return msgspec.json.encode(request)
 
 
+def encode_report_request(name: str, words: Mapping[str, str]) -> bytes:
+    """Return the request as one line of JSON without its line feed."""
+    return msgspec.json.encode(ReportRequest("report", name, dict(words)))
+
+
+def encode_report(document: Mapping[str, Any]) -> bytes:
+    """Return the answer to a ReportRequest likewise."""
+    return msgspec.json.encode({"v": 1, "report": document})
+
+
+def decode_report(line: bytes) -> dict[str, Any] | Refusal:
+    """Parse and check the answer to a ReportRequest. Raises ValueError with a reason."""
+    head = _head(line)
+    try:
+        if "error" in head:
+            return msgspec.json.decode(line, type=Refusal)
+        document: dict[str, Any] = msgspec.json.decode(head["report"], type=dict[str, Any])
+    except KeyError:
+        raise ValueError("its answer is malformed: no report") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"its answer is malformed: {error}") from error
+    return document
+
+
 def encode_event(event: Event) -> bytes:
     """Return the event as one line of JSON without its line feed."""
     return b'{"v":1,' + msgspec.json.encode(event)[1:]
@@ -283,12 +324,14 @@ def decode_event_line(line: bytes) -> Event | EventsEnd | Refusal:
         raise ValueError(f"its answer is malformed: {error}") from error
 
 
-def decode_request(line: bytes) -> Request | EventRequest:
+def decode_request(line: bytes) -> Request | EventRequest | ReportRequest:
     """Parse and check one request line. Raises ValueError with a reason fit for the client."""
     try:
         want = msgspec.json.decode(line, type=_Want).want
         if want == "events":
             return msgspec.json.decode(line, type=EventRequest)
+        if want == "report":
+            return msgspec.json.decode(line, type=ReportRequest)
         return msgspec.json.decode(line, type=Request)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"not a valid request: {error}") from error

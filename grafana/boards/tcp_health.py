@@ -117,7 +117,7 @@ def _number(text: Text, expression: str, levels: Mapping[float, str] | None = No
 
 
 def _fates() -> Iterator[Panel]:
-    by = ("error_type",)
+    by: tuple[str, ...] = ("error_type",)
     outcome = 'label_replace({}, "error_type", "ok", "error_type", "")'
     text = Text(
         "Attempts by outcome",
@@ -262,7 +262,7 @@ def _tables() -> Iterator[Panel]:
     )
     by = ",".join(DESTINATION)
     worst = f"topk(30, round(sum by ({by}) ({everything})) > 0)"
-    columns = (
+    columns: tuple[Column, ...] = (
         Column("kernob_service", "Service"),
         Column("server_address", "Destination"),
         Column("server_port", "Port", width=60),

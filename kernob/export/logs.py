@@ -29,6 +29,7 @@ _SEVERITIES: Final = {
     Severity.WARN: SeverityNumber.SEVERITY_NUMBER_WARN,
     Severity.ERROR: SeverityNumber.SEVERITY_NUMBER_ERROR,
 }
+_TCP = "kernob.tcp."
 _RETRANSMIT, _RESET = "kernob.tcp.retransmit", "kernob.tcp.reset"
 _HAS_EVENT_NAME: Final = "event_name" in LogRecord.DESCRIPTOR.fields_by_name
 
@@ -95,13 +96,21 @@ def _attributes(event: Event) -> Iterator[tuple[str, AttributeValue]]:
     if event.pid:
         yield "process.pid", event.pid
         yield "process.executable.name", event.executable
-    yield from _destination(event)
+    if event.kind.startswith(_TCP):
+        yield from _destination(event)
+        yield from _connection(event)
     if event.reason:
         yield "error.type", event.reason
     if event.direction:
         yield "network.io.direction", event.direction
     if event.closed_by:
         yield "kernob.closed_by", event.closed_by
+    if event.first_unix_ns:
+        yield "kernob.event.first_time", event.first_unix_ns / 1e9
+    yield from event.details
+
+
+def _connection(event: Event) -> Iterator[tuple[str, AttributeValue]]:
     if event.kind == _RESET:
         yield "kernob.reset.idle", event.idle
     yield "kernob.connection.transmitted", event.tx_bytes
@@ -112,8 +121,6 @@ def _attributes(event: Event) -> Iterator[tuple[str, AttributeValue]]:
         yield "kernob.connection.silence", event.gap_s
     if event.kind == _RETRANSMIT:
         yield "kernob.event.count", event.count
-    if event.first_unix_ns:
-        yield "kernob.event.first_time", event.first_unix_ns / 1e9
 
 
 def _destination(event: Event) -> Iterator[tuple[str, AttributeValue]]:

@@ -24,9 +24,9 @@ import stat
 import struct
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
@@ -37,10 +37,12 @@ from kernob.model import Pulse, Snapshot
 from kernob.view import (
     MAX_REQUEST_BYTES,
     EventRequest,
+    ReportRequest,
     Request,
     decode_request,
     encode_pulse,
     encode_refusal,
+    encode_report,
 )
 
 _log = logging.getLogger(__name__)
@@ -67,6 +69,9 @@ class SnapshotSource(Protocol):
 
     def pulse(self) -> Pulse:
         """Say how long ago the last tick ended; must not wait for one."""
+
+    def report(self, name: str, words: Mapping[str, str]) -> Mapping[str, Any]:
+        """Answer a feature's question. Raises ValueError, one line, where it makes no sense."""
 
 
 def peer_credentials(connection: socket.socket) -> tuple[int, int]:
@@ -247,6 +252,10 @@ class _Client:
                 request = decode_request(line)
                 if isinstance(request, EventRequest):
                     answer(self._connection, self._events, request, self._gone)
+                    return
+                if isinstance(request, ReportRequest):
+                    document = self._source.report(request.name, request.words)
+                    self._connection.sendall(encode_report(document) + b"\n")
                     return
                 if request.want == "pulse":
                     self._connection.sendall(encode_pulse(self._source.pulse()) + b"\n")

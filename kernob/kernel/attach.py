@@ -16,10 +16,11 @@ import os
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from kernob.errors import AttachError, KernelError
-from kernob.kernel import programs, syscall, tracefs
+from kernob.kernel import cgroup_root, programs, syscall, tracefs
 from kernob.kernel.btf import Btf
 from kernob.kernel.compiler import CompiledObject
 from kernob.kernel.maps import BpfMap
@@ -33,12 +34,19 @@ _PERF_TYPE_TRACEPOINT, _PERF_SAMPLE_RAW = 2, 1 << 10
 
 
 class Loader:
-    """Loads programs of one compiled object against one set of maps."""
+    """Loads programs of one compiled object against one set of maps. `proc_root`: the host's /proc."""
 
-    def __init__(self, compiled: CompiledObject, maps: Mapping[str, BpfMap], btf: Btf | None) -> None:
+    def __init__(
+        self,
+        compiled: CompiledObject,
+        maps: Mapping[str, BpfMap],
+        btf: Btf | None,
+        proc_root: Path = Path("/proc"),
+    ) -> None:
         self._compiled = compiled
         self._maps = maps
         self.btf = btf
+        self.proc_root = proc_root
 
     def load(self, name: str, program_type: int, attach_type: int = 0, btf_id: int = 0) -> Program:
         """See programs.load; raises ProgramLoadError."""
@@ -237,6 +245,44 @@ class Walk:
             link.close()
             raise AttachError(f"{self.target}: iterator: {error.strerror}") from error
         return link
+
+
+@dataclass(frozen=True, slots=True)
+class CgroupSkb:
+    """A program on all packets of all processes' sockets, in or out (Linux 5.7), beside others there.
+
+    `target` is "ingress" or "egress". It runs once a packet, with the IP header first and `skb->sk` the
+    local socket, in any process's context; it must return 1, since 0 drops the packet. Needs CAP_NET_ADMIN
+    and the root of a cgroup2 hierarchy, which need not be mounted. The link ends with its descriptor, so
+    nothing stays behind an agent that was killed. Packets that are only forwarded are not seen.
+    """
+
+    target: str
+    program: str
+    kind: str = "cgroup_skb"
+
+    def attach(self, loader: Loader) -> Link | None:
+        """See Attachment."""
+        way = programs.CGROUP_WAYS[self.target]
+        program = loader.load(self.program, programs.CGROUP_SKB, way)
+        link = Link(self.target, program)
+        try:
+            root = cgroup_root.open_root(loader.proc_root)
+            try:
+                fd = syscall.bpf(syscall.LINK_CREATE, struct.pack("=IIII", program.fd, root, way, 0))
+            finally:
+                os.close(root)
+            link.on_close(lambda: os.close(fd))
+        except (OSError, AttachError) as error:
+            link.close()
+            raise AttachError(f"{self.target}: cgroup_skb: {_why_not_cgroup(error)}") from error
+        return link
+
+
+def _why_not_cgroup(error: OSError | AttachError) -> str:
+    if isinstance(error, PermissionError):
+        return "not permitted (needs CAP_NET_ADMIN)"
+    return error.strerror or str(error) if isinstance(error, OSError) else str(error)
 
 
 def _tracepoint_attr(event_id: int) -> bytes:

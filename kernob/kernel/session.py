@@ -52,8 +52,8 @@ class KernelOptions:
     """What a user may choose about the kernel side.
 
     `capacities`: map name -> entries. `kinds_off`: strategies not to try, out of tp_btf, raw_tp,
-    fentry, kprobe, tracepoint, iter, and btf (read offsets from kernel headers). `cache_dir` None:
-    compile each time.
+    fentry, kprobe, tracepoint, iter, cgroup_skb, and btf (read offsets from kernel headers). `cache_dir`
+    None: compile each time. `proc_root`: the host's /proc.
     """
 
     capacities: Mapping[str, int] = field(default_factory=dict)
@@ -61,6 +61,7 @@ class KernelOptions:
     btf_path: Path | None = None
     cache_dir: Path | None = None
     bpf_stats: bool = False
+    proc_root: Path = Path("/proc")
 
 
 class Session:
@@ -112,7 +113,7 @@ class Session:
             self._prepare(self)
         if self._options.bpf_stats:
             self._enable_stats()
-        loader = Loader(compiled, self._by_name(), btf)
+        loader = Loader(compiled, self._by_name(), btf, self._options.proc_root)
         reports = []
         for hook in self._hooks:
             links, report = attach.attach(hook, loader, self._options.kinds_off)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import heapq
+import json
 import sqlite3
 from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from kernob.state.store import BUSY_MS, COLUMNS, FILE_NAME, Stored, refuse_forei
 PAGE_EVENTS: Final = 500
 _SEVERITY: Final = COLUMNS.index("severity")
 _IDLE: Final = COLUMNS.index("idle")
+_DETAILS: Final = COLUMNS.index("details")
 
 
 def read(
@@ -30,6 +32,17 @@ def read(
 
     `noted` are events that pass the query and may not be in the file yet; those that are not count as if
     they were.
+    """
+    with opened(directory) as connection:
+        yield from _pages(connection, query, noted)
+
+
+@contextlib.contextmanager
+def opened(directory: Path) -> Iterator[sqlite3.Connection]:
+    """A connection that only reads, in a transaction of its own: one state of the file for all that follows.
+
+    The file may be of an older version, or made and not yet filled: ask `PRAGMA user_version`. Raises
+    StoreError, one line, also for what goes wrong with the connection inside.
     """
     path = directory / FILE_NAME
     try:
@@ -43,7 +56,8 @@ def read(
         raise StoreError(f"cannot read {path}: {error.strerror}{hint}") from error
     try:
         with contextlib.closing(_open(path)) as connection:
-            yield from _pages(connection, query, noted)
+            connection.execute("BEGIN")
+            yield connection
     except sqlite3.Error as error:
         raise StoreError(f"cannot read {path}: {error}") from error
 
@@ -92,12 +106,11 @@ def _last_number(connection: sqlite3.Connection) -> int:
 def _pages(
     connection: sqlite3.Connection, query: EventQuery, noted: Iterable[Stored]
 ) -> Iterator[list[Stored]]:
-    connection.execute("BEGIN")  # one state of the file for all that follows
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     last = _last_number(connection) if version else 0  # 0: made, and not yet filled
     unwritten = sorted((each for each in noted if each[0] > last), key=_order)[-query.limit :]
     room = query.limit - len(unwritten)
-    stored = _select(connection, query, room) if version and room else iter(())
+    stored = _select(connection, query, room, version) if version and room else iter(())
     page: list[Stored] = []
     for each in heapq.merge(stored, unwritten, key=_order):
         page.append(each)
@@ -111,7 +124,7 @@ def _order(stored: Stored) -> tuple[int, int]:
     return stored[1].time_unix_ns, stored[0]
 
 
-def _select(connection: sqlite3.Connection, query: EventQuery, limit: int) -> Iterator[Stored]:
+def _select(connection: sqlite3.Connection, query: EventQuery, limit: int, version: int) -> Iterator[Stored]:
     """The last `limit` events of the file that pass, oldest first, one by one along the index of times."""
     where = "time_unix_ns >= ?"
     arguments: list[int | str] = [query.since_unix_ns]
@@ -129,8 +142,9 @@ def _select(connection: sqlite3.Connection, query: EventQuery, limit: int) -> It
     if first:
         where += " AND time_unix_ns >= ? AND (time_unix_ns > ? OR id >= ?)"
         arguments += [first[0], first[0], first[1]]
+    columns = ", ".join(name if version > 1 or name != "details" else "'[]'" for name in COLUMNS)
     rows = connection.execute(
-        f"SELECT id, {', '.join(COLUMNS)} FROM events WHERE {where} "  # noqa: S608
+        f"SELECT id, {columns} FROM events WHERE {where} "  # noqa: S608
         "ORDER BY time_unix_ns, id",
         arguments,
     )
@@ -141,4 +155,5 @@ def _event(row: tuple[object, ...]) -> Event:
     values = list(row)
     values[_SEVERITY] = Severity(values[_SEVERITY])
     values[_IDLE] = bool(values[_IDLE])
+    values[_DETAILS] = tuple((str(name), value) for name, value in json.loads(str(values[_DETAILS])))
     return Event(*values)  # type: ignore[arg-type]

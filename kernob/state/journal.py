@@ -17,7 +17,7 @@ from typing import Final
 from kernob.errors import StoreError
 from kernob.model import Event, EventQuery
 from kernob.state.history import read
-from kernob.state.store import EventStore, Stored
+from kernob.state.store import Store, Stored
 
 RECENT: Final = 1_000
 """Events kept in memory, about 1 MB; a follower that is further behind than these has lost touch."""
@@ -28,7 +28,7 @@ _PATIENCE_S: Final = 1.0
 class Journal:
     """Numbers events and remembers them. `note` and `commit` are for the tick thread."""
 
-    def __init__(self, store: EventStore | None, first: int) -> None:
+    def __init__(self, store: Store | None, first: int) -> None:
         """`first` is the number of the first event, above all in the store: the time in ns will do."""
         self._store = store
         self._next = first

@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """What must outlive a restart: one SQLite file in the state directory. docs/store.md describes it.
 
-In: events, from the tick thread. `state.history` reads them again. Writing happens
-in a thread of its own, one transaction a tick, so that a slow or full disk holds nothing up. Whatever goes
-wrong with the file, the agent goes on: it says so once, in one line, and tries again.
+In: events, and whatever else `stage` is given, from the tick thread. `state.history` reads it again.
+Writing happens in a thread of its own, one transaction a tick, so that a slow or full disk holds nothing up.
+Whatever goes wrong with the file, the agent goes on: it says so once, in one line, and tries again.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import logging
 import os
 import sqlite3
@@ -28,6 +29,7 @@ _log = logging.getLogger(__name__)
 FILE_NAME: Final = "kernob.db"
 _APPLICATION_ID: Final = 0x4B524E42  # "KRNB"
 _PENDING_MOST: Final = 10_000
+_STAGED_MOST: Final = 200
 _REOPEN_S: Final = 60.0
 BUSY_MS: Final = 2_000
 _DAMAGED_KEPT: Final = 3
@@ -65,6 +67,7 @@ MIGRATIONS: Final = (
     );
     CREATE INDEX events_by_time ON events (time_unix_ns);
     """,
+    "ALTER TABLE events ADD COLUMN details TEXT NOT NULL DEFAULT '[]'",
 )
 
 COLUMNS: Final = tuple(field.name for field in dataclasses.fields(Event))
@@ -75,8 +78,12 @@ _INSERT: Final = (
 Stored = tuple[int, Event]
 """An event with its number: unique in the file, growing as events are noted."""
 
+Write = Callable[[sqlite3.Connection], None]
+"""Changes rows of one's own tables, within the transaction that is open: no BEGIN, no COMMIT. It may be
+called again where the transaction failed, and must then do the same."""
 
-class EventStore:
+
+class Store:
     """The writer. `submit` and `commit` are for the tick thread and never wait for the disk."""
 
     def __init__(self, directory: Path, max_events: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -85,6 +92,7 @@ class EventStore:
         self._max_events = max_events
         self._clock = clock
         self._pending: deque[Stored] = deque()
+        self._staged: deque[Write] = deque()
         self._lock = threading.Lock()
         self._wake = threading.Condition(self._lock)
         self._due = False
@@ -108,6 +116,17 @@ class EventStore:
             while len(self._pending) > _PENDING_MOST:
                 self._pending.popleft()
                 self.lost += 1
+
+    def stage(self, write: Write) -> None:
+        """Takes a change of one's own tables for the next commit, in the store's thread.
+
+        Where too many wait (a disk that is full for long), the oldest go: whoever stages what must not be
+        lost stages it all again now and then.
+        """
+        with self._lock:
+            self._staged.append(write)
+            while len(self._staged) > _STAGED_MOST:
+                self._staged.popleft()
 
     def commit(self) -> None:
         """Has everything written that was submitted; once a tick."""
@@ -198,10 +217,14 @@ class EventStore:
 
     def _write(self, connection: sqlite3.Connection) -> None:
         batch = self.pending()
-        if not batch:
+        with self._lock:
+            writes = list(self._staged)
+        if not batch and not writes:
             return
         connection.execute("BEGIN IMMEDIATE")
-        added = connection.executemany(_INSERT, map(_row, batch)).rowcount
+        for write in writes:
+            write(connection)
+        added = connection.executemany(_INSERT, map(_row, batch)).rowcount if batch else 0
         surplus = self._count + added - self._max_events
         if surplus > 0:
             connection.execute(
@@ -210,8 +233,11 @@ class EventStore:
         connection.execute("COMMIT")
         self._count += added - max(0, surplus)
         with self._lock:
-            while self._pending and self._pending[0][0] <= batch[-1][0]:
+            while batch and self._pending and self._pending[0][0] <= batch[-1][0]:
                 self._pending.popleft()
+            while writes and self._staged and self._staged[0] is writes[0]:
+                self._staged.popleft()
+                del writes[0]
 
     def _set_aside(self, error: sqlite3.Error) -> None:
         """Renames a damaged file, so that the next turn begins a new one."""
@@ -262,12 +288,14 @@ def migrate(connection: sqlite3.Connection, steps: tuple[str, ...] = MIGRATIONS)
 
 
 _SEVERITY = COLUMNS.index("severity")
+_DETAILS = COLUMNS.index("details")
 
 
 def _row(stored: Stored) -> tuple[object, ...]:
     number, event = stored
     values: list[object] = [getattr(event, name) for name in COLUMNS]
     values[_SEVERITY] = event.severity.value
+    values[_DETAILS] = json.dumps(event.details)
     return (number, *values)
 
 

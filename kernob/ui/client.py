@@ -15,12 +15,12 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from kernob.answer import select as select_view
-from kernob.errors import AgentUnreachableError, KernelError, PreconditionError
+from kernob.errors import AgentUnreachableError, KernelError, KernobError, PreconditionError
 from kernob.model import Snapshot
 from kernob.view import (
     MAX_VIEW_BYTES,
@@ -28,6 +28,8 @@ from kernob.view import (
     Request,
     View,
     decode_answer,
+    decode_report,
+    encode_report_request,
     encode_request,
 )
 
@@ -35,6 +37,7 @@ CONNECT_TIMEOUT_S = 2.0
 GRACE_S = 10.0
 """An agent that is this much later than the interval asked for counts as gone."""
 _CHUNK_BYTES = 256 * 1024
+REPORT_TIMEOUT_S = 15.0
 _UCRED = struct.Struct("iII")  # pid, uid, gid: struct ucred, unix(7)
 
 
@@ -220,6 +223,26 @@ def fetch_once(path: Path, request: Request | None = None) -> View:
     for view in connect(path, query):
         return view
     raise AgentUnreachableError(f"the agent on {path} ended before it answered")
+
+
+def fetch_report(path: Path, name: str, words: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Return a feature's document. Raises AgentUnreachableError, PreconditionError, KernobError (refused)."""
+    with open_socket(path) as connection:
+        connection.settimeout(REPORT_TIMEOUT_S)
+        try:
+            connection.sendall(encode_report_request(name, words or {}) + b"\n")
+            parts: list[bytes] = []
+            while received := connection.recv(_CHUNK_BYTES):
+                parts.append(received)
+        except OSError as error:
+            raise AgentUnreachableError(f"the agent on {path} does not answer: {error}") from error
+    try:
+        answer = decode_report(b"".join(parts).partition(b"\n")[0])
+    except ValueError as error:
+        raise AgentUnreachableError(f"cannot read the agent on {path}: {error}") from error
+    if isinstance(answer, Refusal):
+        raise KernobError(f"the agent on {path} refused: {answer.error}")
+    return answer
 
 
 def agent_listens(path: Path) -> bool:

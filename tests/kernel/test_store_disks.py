@@ -12,7 +12,7 @@ import pytest
 
 from kernob.model import Event, EventQuery, Severity
 from kernob.state import history
-from kernob.state.store import FILE_NAME, EventStore, Stored
+from kernob.state.store import FILE_NAME, Store, Stored
 
 ALL = EventQuery(limit=1_000_000)
 
@@ -46,7 +46,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-def write(store: EventStore, *numbers: int) -> None:
+def write(store: Store, *numbers: int) -> None:
     store.submit((number, event(number)) for number in numbers)
     store.commit()
 
@@ -56,7 +56,7 @@ def test_a_full_disk_is_said_once_and_nothing_stored_is_lost(
 ) -> None:
     """It reads on, says one line, keeps what waits, and writes all of it once there is room."""
     ballast = disk / "ballast"
-    store = EventStore(disk, 100_000)
+    store = Store(disk, 100_000)
     store.start()
     write(store, *range(1, 101))
     until(lambda: not store.pending())
@@ -89,13 +89,13 @@ def test_a_full_disk_is_said_once_and_nothing_stored_is_lost(
 
 def test_a_disk_that_is_read_only_is_still_read(disk: Path, caplog: pytest.LogCaptureFixture) -> None:
     """What was stored can be read; the agent's store says once why it stores nothing."""
-    store = EventStore(disk, 100_000)
+    store = Store(disk, 100_000)
     store.start()
     write(store, 1, 2, 3)
     store.close(10)
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     assert [number for number, _ in read(disk, ALL)] == [1, 2, 3]
-    later = EventStore(disk, 100_000)
+    later = Store(disk, 100_000)
     later.start()
     write(later, 4)
     until(lambda: later.problem != "")

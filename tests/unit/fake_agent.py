@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
 from kernob.model import FlowRow, PeerClass, Pulse, Role, Snapshot, Transport
@@ -68,6 +68,11 @@ class FakeAgent:
 
     def pulse(self) -> Pulse:
         return Pulse(self.age_s, 30.0)
+
+    def report(self, name: str, words: Mapping[str, str]) -> Mapping[str, Any]:
+        if name != "echo":
+            raise ValueError(f"no report {name!r}")
+        return {"words": dict(words)}
 
     def _follow(self, position: int) -> Generator[Snapshot, None, None]:
         try:

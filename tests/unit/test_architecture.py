@@ -22,7 +22,8 @@ ALLOWED: dict[str, set[str]] = {
     "answer": {"view", "model"},
     "config_values": {"errors"},
     "config_otel": {"config_values", "errors"},
-    "config": {"config_otel", "config_values", "errors"},
+    "config_settings": {"config_otel", "config_values"},
+    "config": {"config_settings", "config_otel", "config_values", "errors"},
     "kernel": {"model", "errors"},
     "probes": {"kernel", "model", "errors"},
     "state": {"model", "errors"},
@@ -31,9 +32,10 @@ ALLOWED: dict[str, set[str]] = {
     "ui": {"answer", "view", "config", "config_values", "model", "errors"},
     "event_feed": {"state", "probes", "kernel", "model"},
     "socket_sweep": {"state", "kernel", "model"},
+    "features": {"socket_sweep", "derive", "state", "probes", "kernel", "config", "model", "errors"},
     "pipeline": {
         "event_feed",
-        "socket_sweep",
+        "features",
         "derive",
         "state",
         "probes",
@@ -45,28 +47,33 @@ ALLOWED: dict[str, set[str]] = {
     "agent": {"pipeline", "export", "state", "config", "model", "errors"},
     "examine": {"event_feed", "pipeline", "probes", "kernel", "view", "config", "model", "errors"},
     "health": {"config", "errors"},
-    "cli_options": {"config_values", "ui", "model"},
-    "cli": {
+    "commands": {
         "agent",
-        "cli_options",
         "examine",
         "health",
         "ui",
         "state",
         "config",
+        "config_values",
         "log",
         "model",
         "errors",
         "",
     },
+    "cli": {"commands", "log", "errors", ""},
     "__main__": {"cli", "health"},
 }
+
+
+def path_of(source: Path) -> str:
+    return source.relative_to(PACKAGE).as_posix()
+
 
 # Libraries that stay behind one door, and the door (a path inside the package; a folder ends in /).
 DOORS = {
     "bcc": ("kernel/",),
     "dynaconf": ("config.py",),
-    "click": ("cli.py", "cli_options.py"),
+    "click": ("cli.py", "commands/"),
     "textual": ("ui/",),
     "rich": ("ui/",),
     "grpc": ("export/",),
@@ -79,16 +86,13 @@ LIGHT = (
     "cli.py",
     "config.py",
     "config_otel.py",
+    "config_settings.py",
     "config_values.py",
     "errors.py",
     "health.py",
     "log.py",
-    "model.py",
+    *(path_of(path) for folder in ("commands", "model") for path in (PACKAGE / folder).glob("*.py")),
 )
-
-
-def path_of(source: Path) -> str:
-    return source.relative_to(PACKAGE).as_posix()
 
 
 def part_of(source: Path) -> str:

@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from kernob import __version__, cli, cli_options, config, errors
+from kernob import __version__, cli, config, errors
+from kernob.commands import options
 from kernob.config import Settings, load_settings
 from kernob.ui import settings as screen
 
@@ -263,8 +264,8 @@ def test_sort_and_by_offer_what_a_view_can_do() -> None:
     """The words of the command line are those of kernob.view."""
     from kernob.view import Group, Sort
 
-    assert set(cli_options.SORTS.values()) == {sort.value for sort in Sort}
-    assert set(cli_options.GROUPS) == {group.value for group in Group}
+    assert set(options.SORTS.values()) == {sort.value for sort in Sort}
+    assert set(options.GROUPS) == {group.value for group in Group}
 
 
 @pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in ASKERS), ["config"]])

@@ -20,11 +20,11 @@ from typing import Any
 import pytest
 
 from kernob.cli import main
-from kernob.cli_options import KINDS
+from kernob.commands.options import KINDS
 from kernob.export.socket import SnapshotServer
 from kernob.model import EVENT_KINDS, Severity
 from kernob.state.journal import Journal
-from kernob.state.store import EventStore
+from kernob.state.store import Store
 from kernob.ui.events import line, moment
 from tests.unit.fake_agent import FakeAgent
 from tests.unit.tcp_events import event
@@ -43,7 +43,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def journal(tmp_path: Path) -> Iterator[Journal]:
     """That of an agent which serves on the socket."""
-    store = EventStore(tmp_path / "state", 1000)
+    store = Store(tmp_path / "state", 1000)
     store.start()
     journal = Journal(store, 1)
     with SnapshotServer(tmp_path / "run" / "agent.sock", FakeAgent(), events=journal):
@@ -52,7 +52,7 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
 
 
 def stored(tmp_path: Path, *events: Any) -> None:
-    store = EventStore(tmp_path / "state", 1000)
+    store = Store(tmp_path / "state", 1000)
     store.start()
     store.submit(enumerate(events, 1))
     store.close(10)

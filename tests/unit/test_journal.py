@@ -12,7 +12,7 @@ from kernob.model import Event, EventQuery
 from kernob.state import journal as journal_module
 from kernob.state.history import last_number
 from kernob.state.journal import Journal, matches
-from kernob.state.store import EventStore
+from kernob.state.store import Store
 from tests.unit.tcp_events import event
 
 ALL = EventQuery(limit=1_000_000)
@@ -44,7 +44,7 @@ def test_an_answer_has_every_event_once_while_the_store_writes(
 ) -> None:
     """2,000 events through a memory of 50, asked for again and again in between: never a gap, never two."""
     monkeypatch.setattr(journal_module, "RECENT", 50)
-    store = EventStore(tmp_path, 100_000)
+    store = Store(tmp_path, 100_000)
     store.start()
     journal = Journal(store, 10)
     noted = threading.Event()
@@ -69,7 +69,7 @@ def test_an_answer_has_every_event_once_while_the_store_writes(
 def test_a_new_life_goes_on_behind_the_old_one(tmp_path: Path) -> None:
     """Numbers grow also where the clock was set back meanwhile, so that nothing is hidden or pruned early."""
     for life in range(2):
-        store = EventStore(tmp_path, 100)
+        store = Store(tmp_path, 100)
         journal = Journal(store, max(1000 - life * 900, last_number(tmp_path) + 1))
         store.start()
         journal.note([event(life)])

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from kernob.errors import AgentUnreachableError, ConfigError, PreconditionError
+from kernob.errors import AgentUnreachableError, ConfigError, KernobError, PreconditionError
 from kernob.export.socket import MAX_CLIENTS, SnapshotServer
-from kernob.ui.client import SocketFeed, fetch_once
+from kernob.ui.client import SocketFeed, fetch_once, fetch_report
 from kernob.view import MAX_REQUEST_BYTES, Request
 from tests.unit.fake_agent import FAILSAFE_S, FakeAgent, eventually, flow, snapshot
 
@@ -72,6 +72,18 @@ def test_once(agent: FakeAgent, socket_path: Path) -> None:
         "rx_rate": 0.0,
     }
     assert answer["leader"] == {"name": "curl.service", "share": 1.0}
+
+
+@pytest.mark.usefixtures("server")
+def test_a_report_is_one_document(socket_path: Path) -> None:
+    """A feature's answer is one line; a question it does not understand is refused in one line."""
+    assert fetch_report(socket_path, "echo", {"host": "a b"}) == {"words": {"host": "a b"}}
+    with pytest.raises(KernobError, match=r"refused: no report .other.$"):
+        fetch_report(socket_path, "other")
+    with Raw(socket_path) as client:
+        client.say(b'{"want":"report","name":"echo","words":{"n":1}}')
+        assert "words" in client.hear()["error"]
+        assert client.ended()
 
 
 @pytest.mark.usefixtures("server")

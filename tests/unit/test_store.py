@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import signal
@@ -13,15 +14,16 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from kernob.errors import StoreError
-from kernob.model import Event, EventQuery
+from kernob.model import Attributes, Event, EventQuery, Severity
 from kernob.state import history
 from kernob.state import store as store_module
-from kernob.state.store import FILE_NAME, MIGRATIONS, EventStore, Stored, migrate
+from kernob.state.store import _STAGED_MOST, FILE_NAME, MIGRATIONS, Store, Stored, migrate
 from tests.unit.tcp_events import event
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,11 +42,11 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 @pytest.fixture
-def opened(tmp_path: Path) -> Iterator[Callable[..., EventStore]]:
+def opened(tmp_path: Path) -> Iterator[Callable[..., Store]]:
     stores = []
 
-    def make(directory: Path = tmp_path, most: int = 1000, **options: object) -> EventStore:
-        stores.append(EventStore(directory, most, **options))  # type: ignore[arg-type]
+    def make(directory: Path = tmp_path, most: int = 1000, **options: object) -> Store:
+        stores.append(Store(directory, most, **options))  # type: ignore[arg-type]
         stores[-1].start()
         return stores[-1]
 
@@ -53,7 +55,7 @@ def opened(tmp_path: Path) -> Iterator[Callable[..., EventStore]]:
         each.close(10)
 
 
-def write(store: EventStore, *numbers: int) -> None:
+def write(store: Store, *numbers: int) -> None:
     store.submit((number, event(number)) for number in numbers)
     store.commit()
 
@@ -62,7 +64,7 @@ def numbers(directory: Path, query: EventQuery = ALL) -> list[int]:
     return [number for number, _ in read(directory, query)]
 
 
-def test_what_is_written_comes_back_whole(tmp_path: Path, opened: Callable[..., EventStore]) -> None:
+def test_what_is_written_comes_back_whole(tmp_path: Path, opened: Callable[..., Store]) -> None:
     """Every field of every event, in order of time, also while the writer is at work."""
     store = opened()
     events = [event(3.5), event(1.25, service="a", idle=False, gap_s=-1.0), event(2, body="it's \x00 odd")]
@@ -85,7 +87,7 @@ def test_columns_are_the_fields_of_an_event(tmp_path: Path) -> None:
     assert columns == ["id", *(field.name for field in dataclasses.fields(Event))]
 
 
-def test_queries(tmp_path: Path, opened: Callable[..., EventStore]) -> None:
+def test_queries(tmp_path: Path, opened: Callable[..., Store]) -> None:
     """The newest within the limit, oldest first; by time, service pattern and kind."""
     store = opened()
     kinds = ["kernob.tcp.reset", "kernob.tcp.drop"]
@@ -100,7 +102,7 @@ def test_queries(tmp_path: Path, opened: Callable[..., EventStore]) -> None:
     assert numbers(tmp_path, EventQuery(service="'; DROP TABLE events; --")) == []
 
 
-def test_the_oldest_go_so_that_the_bound_holds(tmp_path: Path, opened: Callable[..., EventStore]) -> None:
+def test_the_oldest_go_so_that_the_bound_holds(tmp_path: Path, opened: Callable[..., Store]) -> None:
     """Never more than the bound, also across a restart with a smaller one."""
     store = opened(most=50)
     for first in range(1, 200, 20):
@@ -114,7 +116,7 @@ def test_the_oldest_go_so_that_the_bound_holds(tmp_path: Path, opened: Callable[
     assert numbers(tmp_path) == list(range(192, 202))
 
 
-def test_a_restart_goes_on_with_the_same_file(tmp_path: Path, opened: Callable[..., EventStore]) -> None:
+def test_a_restart_goes_on_with_the_same_file(tmp_path: Path, opened: Callable[..., Store]) -> None:
     """What an earlier life wrote is still there."""
     for life in range(3):
         store = opened()
@@ -126,9 +128,9 @@ def test_a_restart_goes_on_with_the_same_file(tmp_path: Path, opened: Callable[.
 _WRITER = """
 import sys
 from pathlib import Path
-from kernob.state.store import EventStore
+from kernob.state.store import Store
 from tests.unit.tcp_events import event
-store = EventStore(Path(sys.argv[1]), 100000)
+store = Store(Path(sys.argv[1]), 100000)
 store.start()
 for number in range(1, 10**9):
     store.submit([(number, event(number))])
@@ -154,7 +156,7 @@ def test_kill_9_leaves_the_file_whole(tmp_path: Path) -> None:
                 break
     found = numbers(tmp_path)
     assert found[:written] == list(range(1, written + 1))
-    store = EventStore(tmp_path, 100_000)
+    store = Store(tmp_path, 100_000)
     store.start()
     write(store, 10**6)
     store.close(10)
@@ -164,7 +166,7 @@ def test_kill_9_leaves_the_file_whole(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["header", "middle", "text"])
 def test_a_damaged_file_is_moved_aside(
-    tmp_path: Path, opened: Callable[..., EventStore], caplog: pytest.LogCaptureFixture, damage: str
+    tmp_path: Path, opened: Callable[..., Store], caplog: pytest.LogCaptureFixture, damage: str
 ) -> None:
     """Named in one line, kept under another name, and a new file begins."""
     store = opened()
@@ -191,7 +193,7 @@ def test_a_damaged_file_is_moved_aside(
 
 
 def test_only_the_last_damaged_files_are_kept(
-    tmp_path: Path, opened: Callable[..., EventStore], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, opened: Callable[..., Store], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A disk that breaks files again and again is not filled with them."""
     for second in range(5):
@@ -205,7 +207,7 @@ def test_only_the_last_damaged_files_are_kept(
     assert kept[0].endswith("20260103T000000Z")
 
 
-def test_a_file_that_is_taken_away_is_begun_anew(tmp_path: Path, opened: Callable[..., EventStore]) -> None:
+def test_a_file_that_is_taken_away_is_begun_anew(tmp_path: Path, opened: Callable[..., Store]) -> None:
     """Somebody cleaned up under a running agent: what comes from then on is stored again."""
     store = opened()
     write(store, 1)
@@ -218,7 +220,7 @@ def test_a_file_that_is_taken_away_is_begun_anew(tmp_path: Path, opened: Callabl
 
 
 def test_a_newer_versions_file_is_left_alone(
-    tmp_path: Path, opened: Callable[..., EventStore], caplog: pytest.LogCaptureFixture
+    tmp_path: Path, opened: Callable[..., Store], caplog: pytest.LogCaptureFixture
 ) -> None:
     """One line; not a byte changes; nothing appears beside it."""
     store = opened()
@@ -241,7 +243,7 @@ def test_a_newer_versions_file_is_left_alone(
         read(tmp_path, ALL)
 
 
-def test_another_programs_database_is_left_alone(tmp_path: Path, opened: Callable[..., EventStore]) -> None:
+def test_another_programs_database_is_left_alone(tmp_path: Path, opened: Callable[..., Store]) -> None:
     """Somebody's file of this name is not ours to migrate."""
     with sqlite3.connect(tmp_path / FILE_NAME) as connection:
         connection.execute("PRAGMA application_id = 7")
@@ -259,7 +261,7 @@ def test_an_older_schema_is_taken_to_the_newest(tmp_path: Path, monkeypatch: pyt
         migrate(connection)
         connection.execute(
             "INSERT INTO events SELECT 1, 2, 'k', 'info', 's', 'b', 'e', 1, 1, 'r', 'a', 1, 'p', 1, 1, "
-            "'', '', '', 0, 1, 0, 0, -1, -1, 0, 0"
+            "'', '', '', 0, 1, 0, 0, -1, -1, 0, 0, '[]'"
         )
         later = (*MIGRATIONS, "CREATE TABLE nodes (id TEXT PRIMARY KEY); ALTER TABLE events ADD x TEXT")
         broken = (*later, "CREATE TABLE half (x); CREATE TABLE half (x)")
@@ -268,14 +270,56 @@ def test_an_older_schema_is_taken_to_the_newest(tmp_path: Path, monkeypatch: pyt
         connection.rollback()
         version = connection.execute("PRAGMA user_version").fetchone()
         tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        assert (version, tables) == ((2,), {"events", "nodes"})
+        assert (version, tables) == ((len(later),), {"events", "nodes"})
         migrate(connection, later)
         assert connection.execute("SELECT count(*), count(x) FROM events").fetchone() == (1, 0)
     connection.close()
 
 
+def test_what_is_staged_is_written_with_the_events(tmp_path: Path, opened: Callable[..., Store]) -> None:
+    """Other parts' changes are made in order, each once; those that wait beyond the bound are given up."""
+    store = Store(tmp_path, 10)
+    for number in range(_STAGED_MOST + 2):
+        store.stage(partial(_put, number))
+    store.start()
+    until(lambda: not store.problem and not store._staged)
+    store.stage(partial(_put, -1))
+    store.commit()
+    until(lambda: not store._staged)
+    store.close(10)
+    with contextlib.closing(sqlite3.connect(tmp_path / FILE_NAME)) as connection:
+        numbers = [row[0] for row in connection.execute("SELECT number FROM mine ORDER BY rowid")]
+    assert numbers == [*range(2, _STAGED_MOST + 2), -1]
+
+
+def _put(number: int, connection: sqlite3.Connection) -> None:
+    connection.execute("CREATE TABLE IF NOT EXISTS mine (number INTEGER)")
+    connection.execute("INSERT INTO mine VALUES (?)", (number,))
+
+
+def test_details_come_back_from_a_file(tmp_path: Path, opened: Callable[..., Store]) -> None:
+    """What only one kind of event has is stored with it; files of before have none."""
+    details: Attributes = (
+        ("process.exit.code", 139),
+        ("process.command_line", "x\u00e9 -v"),
+        ("kernob.oom", True),
+    )
+    store = opened(tmp_path)
+    store.submit([(1, Event(5, "kernob.process.exit", Severity.WARN, "s", "b", details=details))])
+    store.commit()
+    until(lambda: not store.pending())
+    ((_number, event),) = read(tmp_path, EventQuery())
+    assert event.details == details
+    store.close(10)
+    with contextlib.closing(sqlite3.connect(tmp_path / FILE_NAME, isolation_level=None)) as connection:
+        connection.execute("ALTER TABLE events DROP COLUMN details")
+        connection.execute("PRAGMA user_version = 1")
+    ((_number, event),) = read(tmp_path, EventQuery())
+    assert event.details == ()
+
+
 def test_a_directory_that_cannot_be_written_is_no_failure(
-    tmp_path: Path, opened: Callable[..., EventStore], caplog: pytest.LogCaptureFixture
+    tmp_path: Path, opened: Callable[..., Store], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Where the state directory is a file: one line, and events wait until it is put right."""
     place = tmp_path / "state"
@@ -297,7 +341,7 @@ def test_a_directory_that_cannot_be_written_is_no_failure(
 
 
 def test_what_cannot_wait_any_longer_is_counted(
-    tmp_path: Path, opened: Callable[..., EventStore], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, opened: Callable[..., Store], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The oldest of too many waiting go; each is counted."""
     monkeypatch.setattr(store_module, "_PENDING_MOST", 10)
@@ -309,7 +353,7 @@ def test_what_cannot_wait_any_longer_is_counted(
     assert [number for number, _ in store.pending()] == list(range(16, 26))
 
 
-def test_a_locked_file_holds_nobody_up(tmp_path: Path, opened: Callable[..., EventStore]) -> None:
+def test_a_locked_file_holds_nobody_up(tmp_path: Path, opened: Callable[..., Store]) -> None:
     """Another process with a lock delays the store, never the one who submits."""
     store = opened()
     write(store, 1)

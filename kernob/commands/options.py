@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the options of `kernob` take: words, and values by the rules of the settings. Part of `cli`."""
+"""What the options of `kernob` take: words, and values by the rules of the settings. Part of `commands`."""
 
 from __future__ import annotations
 

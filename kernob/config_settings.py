@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The settings that are Kernob's own: their fields, and how each is read. `config` puts values into them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+
+from kernob.config_otel import DEFAULT_SERVICE_NAME, LOGS_DEFAULT, OtlpSettings
+from kernob.config_values import SOCKET_PATH, Flag, Number, PathName, Setting, Word, Words
+
+_STRATEGIES = ("tp_btf", "raw_tp", "fentry", "kprobe", "tracepoint", "iter", "cgroup_skb", "btf")
+WINDOW_MAX_S = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Every setting of the agent and its screens, checked. docs/configuration.md lists them.
+
+    `otlp` is for metrics, `otlp_logs` for events. `origin` maps each field (those of `otlp` as "otlp.x")
+    to where its value came from: "default", "command line", "environment NAME", or the file's path.
+    """
+
+    scrape_interval_s: float = 10.0
+    aggregation_window_s: float = 10.0
+    resend_interval_s: float = 60.0
+    socket_path: Path = Path("/run/kernob/agent.sock")
+    state_dir: Path = Path("/var/lib/kernob")
+    cache_dir: Path = Path("/var/cache/kernob")
+    proc_root: Path = Path("/proc")
+    host_root: Path | None = None
+    container_names: bool = True
+    log_level: str = "info"
+    max_process_series: int = 10_000
+    max_flow_series: int = 20_000
+    process_flows: bool = True
+    max_process_flow_series: int = 2_000
+    tcp: bool = True
+    max_histogram_series: int = 1_000
+    max_sockets: int = 65_536
+    max_flows: int = 65_536
+    max_processes: int = 16_384
+    max_durations: int = 8_192
+    event_ring_bytes: int = 1_048_576
+    max_events_per_second: int = 20
+    max_stored_events: int = 100_000
+    interfaces: tuple[str, ...] = ()
+    btf_path: Path | None = None
+    strategies_off: tuple[str, ...] = ()
+    bpf_stats: bool = False
+    drop_capabilities: bool = True
+    resource_attributes: tuple[tuple[str, str], ...] = (("service.name", DEFAULT_SERVICE_NAME),)
+    otlp: OtlpSettings = field(default_factory=OtlpSettings)
+    otlp_logs: OtlpSettings = LOGS_DEFAULT
+    origin: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), compare=False)
+
+
+def _series(default: str) -> Number:
+    return Number(1, 1_000_000, f"a whole number of {default}", whole=True)
+
+
+def _entries(noun: str) -> Number:
+    return Number(16, 4_194_304, f"a whole number of {noun}", whole=True)
+
+
+KERNOB_SETTINGS = (
+    Setting(
+        "KERNOB_SCRAPE_INTERVAL",
+        "scrape_interval_s",
+        Number(0.2, 300, "a number of seconds"),
+        "seconds between two reads of the kernel's counters",
+    ),
+    Setting(
+        "KERNOB_AGGREGATION_WINDOW",
+        "aggregation_window_s",
+        Number(0.2, WINDOW_MAX_S, "a number of seconds"),
+        "seconds over which shown rates are formed: a whole multiple of the scrape interval (default: it)",
+    ),
+    Setting(
+        "KERNOB_RESEND_INTERVAL",
+        "resend_interval_s",
+        Number(1, 240, "a number of seconds"),
+        "series that did not change are sent again this often",
+    ),
+    Setting("KERNOB_SOCKET", "socket_path", SOCKET_PATH, "the agent's unix socket"),
+    Setting("KERNOB_STATE_DIR", "state_dir", PathName(), "what must outlive a restart"),
+    Setting("KERNOB_CACHE_DIR", "cache_dir", PathName(), "compiled programs"),
+    Setting("KERNOB_PROC_ROOT", "proc_root", PathName("directory"), "the host's /proc, as mounted here"),
+    Setting(
+        "KERNOB_HOST_ROOT",
+        "host_root",
+        PathName("directory"),
+        "the host's root, as mounted here: containers' names, machine id (default: process 1's root)",
+    ),
+    Setting(
+        "KERNOB_CONTAINER_NAMES",
+        "container_names",
+        Flag(),
+        "whether containers are called by the names their runtimes keep on disk, else by their ids",
+    ),
+    Setting("KERNOB_LOG_LEVEL", "log_level", Word(("debug", "info", "warning", "error")), "what is logged"),
+    Setting(
+        "KERNOB_MAX_PROCESS_SERIES",
+        "max_process_series",
+        _series("series"),
+        "process.network.io; beyond it, processes fold into their service's ~other",
+    ),
+    Setting("KERNOB_MAX_FLOW_SERIES", "max_flow_series", _series("series"), "kernob.flow.io, likewise"),
+    Setting("KERNOB_PROCESS_FLOWS", "process_flows", Flag(), "whether kernob.process.flow.io is exported"),
+    Setting(
+        "KERNOB_MAX_PROCESS_FLOW_SERIES",
+        "max_process_flow_series",
+        _series("series"),
+        "kernob.process.flow.io, likewise",
+    ),
+    Setting("KERNOB_TCP", "tcp", Flag(), "whether what happens to TCP connections is counted"),
+    Setting(
+        "KERNOB_MAX_HISTOGRAM_SERIES",
+        "max_histogram_series",
+        _series("series"),
+        "each histogram of kernob.tcp, likewise; about 2 kB each",
+    ),
+    Setting("KERNOB_MAX_SOCKETS", "max_sockets", _entries("sockets"), "capacity of the map of sockets"),
+    Setting("KERNOB_MAX_FLOWS", "max_flows", _entries("flows"), "capacity of the map of flows"),
+    Setting(
+        "KERNOB_MAX_PROCESSES", "max_processes", _entries("processes"), "capacity of the map of processes"
+    ),
+    Setting(
+        "KERNOB_MAX_DURATIONS",
+        "max_durations",
+        _entries("histograms"),
+        "capacity of the map of durations: destinations times kinds, between two reads",
+    ),
+    Setting(
+        "KERNOB_EVENT_RING_BYTES",
+        "event_ring_bytes",
+        Number(4096, 1 << 28, "a whole number of bytes", whole=True),
+        "room for events that wait to be read; rounded up to a power of two",
+    ),
+    Setting(
+        "KERNOB_MAX_EVENTS_PER_SECOND",
+        "max_events_per_second",
+        Number(1, 10_000, "a whole number of events", whole=True),
+        "events a service may have in one second; the rest is counted and summed up in one",
+    ),
+    Setting(
+        "KERNOB_MAX_STORED_EVENTS",
+        "max_stored_events",
+        Number(1, 10_000_000, "a whole number of events", whole=True),
+        "the newest events that are kept in the state directory",
+    ),
+    Setting(
+        "KERNOB_INTERFACES",
+        "interfaces",
+        Words(r"[^\s/:]{1,15}", "interface names"),
+        "interfaces that coverage is measured on (empty: all but loopback and virtual ones)",
+    ),
+    Setting(
+        "KERNOB_BTF", "btf_path", PathName("file"), "type information to use instead of the kernel's own"
+    ),
+    Setting(
+        "KERNOB_STRATEGIES_OFF",
+        "strategies_off",
+        Words("|".join(_STRATEGIES), ", ".join(_STRATEGIES)),
+        "ways of attaching that must not be tried",
+    ),
+    Setting(
+        "KERNOB_BPF_STATS", "bpf_stats", Flag(), "let the kernel time Kernob's programs (costs a little)"
+    ),
+    Setting(
+        "KERNOB_DROP_CAPABILITIES",
+        "drop_capabilities",
+        Flag(),
+        "whether kernob run gives up, once attached, what it no longer needs",
+    ),
+)

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The nouns every part of Kernob shares: frozen, typed, without behaviour that needs a kernel.
+
+Data enters here from `probes` (decoded map rows), travels through `state` and `derive`, and leaves
+through `export` (OTLP) and `ui` (screens). This module imports nothing of ours but `errors`.
+"""
+
+from __future__ import annotations
+
+from kernob.model.events import EVENT_KINDS, Event, EventQuery, Severity
+from kernob.model.flows import (
+    FlowRow,
+    Name,
+    NameSource,
+    PeerClass,
+    ProcessInfo,
+    ProcessKey,
+    Role,
+    Transport,
+)
+from kernob.model.health import (
+    Attempt,
+    Coverage,
+    DoctorReport,
+    HookReport,
+    MapUsage,
+    ProbeState,
+    ProgramRuns,
+    Pulse,
+)
+from kernob.model.metrics import Attributes, AttributeValue, MetricKind, MetricSpec
+from kernob.model.snapshot import Snapshot
+from kernob.model.tcp import NO_FACTS, ClosedBy, Drop, Fate, Outcome, TcpFacts, Timeout
+
+__all__ = [
+    "EVENT_KINDS",
+    "NO_FACTS",
+    "Attempt",
+    "AttributeValue",
+    "Attributes",
+    "ClosedBy",
+    "Coverage",
+    "DoctorReport",
+    "Drop",
+    "Event",
+    "EventQuery",
+    "Fate",
+    "FlowRow",
+    "HookReport",
+    "MapUsage",
+    "MetricKind",
+    "MetricSpec",
+    "Name",
+    "NameSource",
+    "Outcome",
+    "PeerClass",
+    "ProbeState",
+    "ProcessInfo",
+    "ProcessKey",
+    "ProgramRuns",
+    "Pulse",
+    "Role",
+    "Severity",
+    "Snapshot",
+    "TcpFacts",
+    "Timeout",
+    "Transport",
+]
