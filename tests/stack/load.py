@@ -124,7 +124,8 @@ def steady(size: int, pause_s: float) -> Iterator[Steady]:
     finally:
         if running.process.poll() is None:
             running.process.kill()
-        running.process.wait()
+        with running.process:
+            pass  # waits, and closes its pipes
 
 
 class Server:
@@ -159,7 +160,8 @@ def container_server(name: str) -> Iterator[Server]:
     finally:
         if running.process.poll() is None:
             run("docker", "rm", "-f", name)
-        running.process.wait()
+        with running.process:
+            pass
 
 
 def compare(what: str, truth: Counter[tuple[str, ...]], found: Counter[tuple[str, ...]]) -> list[str]:
