@@ -180,8 +180,7 @@ class Map(Feature):
     def _link(self, flow: int) -> tuple[Link, Reached | None, bool]:
         """A client's edge, who answers it on this host, and whether it stays on this host."""
         there, service = self._known.destination(flow), self._known.owner(flow).service
-        named = dict(there.where).get("server.address", "")
-        dial = Dial(there.netns, there.peer, there.port, str(named))
+        dial = Dial(there.netns, there.peer, there.port, there.name)
         places = self._places.places
         to, here = reached(places, dial, self._places.relayed), places.is_here(dial.netns, dial.address)
         if to is None and here:
