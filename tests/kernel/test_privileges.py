@@ -40,7 +40,7 @@ def check(agent: Agent) -> None:
 def test_after_attaching_the_agent_keeps_two_capabilities_and_counts_exactly(agents: Path) -> None:
     """Reading maps, /proc and ending need no more than CAP_DAC_READ_SEARCH and CAP_SYS_PTRACE."""
     with running_agent(agents / "dropped") as agent:
-        agent.wait_lines(1)
+        agent.wait_exports(1)
         processes = run_workload("scenarios", "two_processes")[0].demand().processes
         check(agent)
         totals = agent.stop()
@@ -61,7 +61,7 @@ def test_threads_of_libraries_keep_no_more(
 
     monkeypatch.setattr(harness, "environment", environment)
     with running_agent(agents / f"dropped-{protocol[:4]}") as agent:
-        agent.wait_lines(2)
+        agent.wait_exports(2)
         check(agent)
         names = [comm.read_text() for comm in Path(f"/proc/{agent.pid}/task").glob("*/comm")]
         assert any(name.startswith("grpc") for name in names) is (protocol == "grpc")
