@@ -5,6 +5,13 @@ from __future__ import annotations
 
 from demo.story import Story
 
-from . import backup, broker, dependency, disk, leak
+from . import backup, broker, dependency, disk, futex, leak
 
-STORIES: tuple[Story, ...] = (leak.STORY, broker.STORY, backup.STORY, disk.STORY, *dependency.STORIES)
+STORIES: tuple[Story, ...] = (
+    leak.STORY,
+    broker.STORY,
+    backup.STORY,
+    futex.STORY,
+    disk.STORY,
+    *dependency.STORIES,
+)

@@ -18,7 +18,7 @@ from demo.scene import Scene
 from demo.story import Story
 
 ALERT = "KernobDiskSaturated"
-DISK_BYTES, DISK_BYTES_PER_S = 100_000_000, 8_000_000
+DISK_BYTES, DISK_BYTES_PER_S = 100 << 20, 8_000_000
 P95 = (
     "histogram_quantile(0.95, sum by (vmrange) (increase(kernob_tcp_response_duration_seconds_bucket"
     '{kernob_service="ledger.py",network_tcp_handshake_role="client"}[20s])))'
