@@ -8,11 +8,11 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from compose.project import Stack, StackError
+from compose.project import Stack
 from compose.victoria import QueryError
 
 from .business import Business
-from .owned import BrokenError, wait_until
+from .owned import wait_until
 from .scene import Scene
 from .screen import Screen
 from .story import MissingError, Outcome, Story, judge
@@ -85,8 +85,10 @@ class Runner:
             story.run(scene)
         except MissingError as error:
             missing = str(error)
-        except (BrokenError, StackError, QueryError, OSError) as error:
+        except Exception as error:  # whatever it is, the other stories are told
             broken = f"{type(error).__name__}: {error}"
+        finally:
+            scene.close()
         outcome = Outcome(story, time.monotonic() - began_s, missing, broken)
         self._show(outcome, scene.told)
         return outcome

@@ -21,6 +21,7 @@ from compose.project import Stack, StackError, run
 from compose.victoria import QueryError, Sample
 
 from .business import Business
+from .owned import Running
 from .screen import Screen
 from .story import MissingError
 
@@ -73,6 +74,19 @@ class Scene:
     began_s: float = field(default_factory=time.time)
     told: list[tuple[str, str]] = field(default_factory=list)
     ended: threading.Event = field(default_factory=threading.Event)
+    _programs: list[Running] = field(default_factory=list)
+
+    def program(self, script: str, *arguments: object, word: str, name: str = "") -> Running:
+        """A program of demo/services, once its log has `word`; it ends with the story."""
+        running = self.business.program(script, *arguments, name=name)
+        self._programs.append(running)
+        self.business.wait_for_word(running.name, word)
+        return running
+
+    def close(self) -> None:
+        """End what the story started."""
+        for running in reversed(self._programs):
+            running.end()
 
     # ---- what is claimed ----------------------------------------------------------------------------
 

@@ -72,7 +72,6 @@ def _overlay(place: Path, config: dict[str, Any]) -> dict[str, Any]:
     def command(service: str) -> list[str]:
         return [word.replace("$", "$$") for word in config["services"][service]["command"]]
 
-    alerting = [word for word in command("vmalert") if not word.startswith("-rule.evalDelay")]
     return {
         "services": {
             "agent": {"environment": AGENT},
@@ -81,7 +80,7 @@ def _overlay(place: Path, config: dict[str, Any]) -> dict[str, Any]:
                 "volumes": [f"{place}/collector.yaml:/etc/kernob-demo.yaml:ro"],
             },
             "vmalert": {
-                "command": [*alerting, "-rule.evalDelay=0s", "-remoteWrite.flushInterval=1s"],
+                "command": [*command("vmalert"), "-remoteWrite.flushInterval=1s"],
                 "volumes": [f"{place}/rules:/etc/kernob/rules:ro"],
             },
         }

@@ -36,11 +36,11 @@ def closed_at(log: str, port: int) -> float | None:
 def run(scene: Scene) -> None:
     """See the module."""
     business = scene.business
-    reporter = business.program(
-        SERVICE, business.ports["rabbit"], HEARTBEAT_S, "forgets" if scene.faulty else "beats"
+    manner = "forgets" if scene.faulty else "beats"
+    reporter = scene.program(
+        SERVICE, business.ports["rabbit"], HEARTBEAT_S, manner, word="working on report 2"
     )
-    business.wait_for_word("reports", "working on report 2")
-    port = int(reporter.lines()[-1].split("port ")[1].split(";")[0])
+    port = int(reporter.lines()[-1].split("from port ")[1].split(";")[0])
     scene.fault(f"{SERVICE} (PID {reporter.pid}) holds a connection to RabbitMQ and forgets to beat")
 
     def reset() -> dict[str, Any] | None:

@@ -53,12 +53,10 @@ def run(scene: Scene) -> None:
         ["redis-server", "--port", str(port), "--dir", str(volume), "--appendonly", "yes",
          "--appendfsync", "always", "--save", ""],
     )  # fmt: skip
-    ledger = business.program("ledger.py", port)
-    business.wait_for_word("ledger", "kept")
+    ledger = scene.program("ledger.py", port, word="kept")
     before_s = scene.expect("the ledger's answer times", lambda: scene.value(P95), 60)
-    size, pause_s = (4_000_000, 0.05) if scene.faulty else (32_000, 1.0)
-    archive = business.program("archive.py", volume / "archive", size, pause_s)
-    business.wait_for_word("archive", "archiving")
+    size, pause_s = (4_000_000, 0) if scene.faulty else (32_000, 1)
+    archive = scene.program("archive.py", volume / "archive", size, pause_s, word="archiving")
     scene.fault(f"archive.py (PID {archive.pid}) writes to {device} as fast as it goes")
 
     alert = scene.expect(f"{ALERT} for {device}", lambda: scene.firing(ALERT, device=device), 150)[0]

@@ -26,8 +26,7 @@ LONG_CALLS = f"sum({_CALLS}) * (1 - histogram_share({LONG_S}, {_CALLS}))"
 def run(scene: Scene) -> None:
     """See the module."""
     hold_s = HOLD_S if scene.faulty else SHORT_S
-    pricing = scene.business.program(SERVICE, hold_s)
-    scene.business.wait_for_word("pricing", "served")
+    pricing = scene.program(SERVICE, hold_s, word="served")
     scene.fault(
         f"a thread of {SERVICE} (PID {pricing.pid}) holds its lock for {hold_s * 1e3:.0f} ms a second"
     )

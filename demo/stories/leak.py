@@ -19,12 +19,11 @@ def run(scene: Scene) -> None:
     """See the module."""
     place = scene.business.place / "sessions"
     place.mkdir()
-    store = scene.business.program(SERVICE, place, "leaks" if scene.faulty else "closes")
-    scene.business.wait_for_word("sessions", "kept")
+    store = scene.program(SERVICE, place, "leaks" if scene.faulty else "closes", word="kept")
     pid = str(store.pid)
     scene.fault(f"{SERVICE} (PID {pid}) forgets to close one file a second")
 
-    alert = scene.expect(f"{ALERT} for PID {pid}", lambda: scene.firing(ALERT, process_pid=pid), 240)[0]
+    alert = scene.expect(f"{ALERT} for PID {pid}", lambda: scene.firing(ALERT, process_pid=pid), 150)[0]
     scene.log(f"{store.lines()[-1]}   (all it says)")
     scene.says(f"{ALERT}: {alert.summary} (an hour is ten seconds here)")
     open_now = scene.value(f'max(process_open_file_descriptors{{process_pid="{pid}"}})') or 0.0
