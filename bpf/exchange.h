@@ -17,10 +17,17 @@ static __always_inline void note_answer(struct sock_val *value)
 
     value->phase = PHASE_ANSWERED;
     value->answers++;
+    if (value->silent_waits) /* a timer fired while the answer was under way */
+        value->silent_waits = 0;
     if (waited > PUSH_NS)
         return;
     charge(&flow, value);
     add_duration(&flow, DURATION_RESPONSE, waited);
+}
+
+static __always_inline int has_answered(const struct sock_val *value)
+{
+    return value->answers || value->flags & SOCK_OLDER;
 }
 
 static __always_inline void note_ask(u64 sk, struct sock_val *value, u64 bytes)
@@ -31,7 +38,7 @@ static __always_inline void note_ask(u64 sk, struct sock_val *value, u64 bytes)
         value->asked_ns = now;
         value->asked = 0;
         value->phase = PHASE_ASKED;
-        if (value->answers && value->receiver != (u32)bpf_get_current_pid_tgid())
+        if (has_answered(value) && value->receiver != (u32)bpf_get_current_pid_tgid())
             value->flags |= SOCK_THREADED;
     }
     value->asked += bytes;
@@ -39,6 +46,7 @@ static __always_inline void note_ask(u64 sk, struct sock_val *value, u64 bytes)
     if (now - value->rtt_ns > SECOND_NS && !(value->flags & SOCK_MPTCP)) {
         value->rtt_ns = now;
         sample_rtt(sk, value);
+        count_segments(sk, value);
     }
 }
 
@@ -68,8 +76,8 @@ static __always_inline void note_first(u64 sk, struct sock_val *fresh, u64 tx)
 
     fresh->state = READ(u8, sk, OFF_SOCK_STATE);
     fresh->retrans_seen = READ(u32, sk, OFF_TCP_TOTAL_RETRANS);
-    fresh->answers = 1; /* for all we know */
-    fresh->flags = SOCK_COUNTED | SOCK_HEARD;
+    fresh->segments_seen = READ(u32, sk, OFF_TCP_DATA_SEGS_OUT);
+    fresh->flags = SOCK_COUNTED | SOCK_HEARD | SOCK_OLDER;
     read_ends(sk, fresh, direct);
     if (tx && fresh->key.role == ROLE_CLIENT) {
         fresh->phase = PHASE_ASKED;
@@ -108,7 +116,13 @@ static __always_inline int was_answered(u64 sk, const struct sock_val *value)
 /* A small message on a connection that has had answers: it may want none. */
 static __always_inline int is_farewell(const struct sock_val *value)
 {
-    return value->asked <= FAREWELL_BYTES && value->answers;
+    return value->asked <= FAREWELL_BYTES && has_answered(value);
+}
+
+/* It sends and sends, and never in its life heard anything: it awaits no answer. */
+static __always_inline int is_push_stream(const struct sock_val *value)
+{
+    return !(value->flags & SOCK_HEARD) && value->sent_ns - value->asked_ns > SECOND_NS;
 }
 
 /*
@@ -123,7 +137,7 @@ static __always_inline void judge_fin(u64 sk, struct sock_val *value)
     u64 now = bpf_ktime_get_ns();
     if (now - value->sent_ns > PUSH_NS || is_farewell(value))
         return;
-    if (!(value->flags & SOCK_HEARD) && value->sent_ns - value->asked_ns > SECOND_NS)
+    if (is_push_stream(value))
         return;
     if (unread_bytes(sk, 1) || !all_acknowledged(sk) || was_answered(sk, value))
         return;
@@ -218,4 +232,33 @@ static __always_inline void judge_close(struct sock_val *value, struct ending *e
     ending->dropped = 1 + DROP_STALLED_MID_RESPONSE;
     ending->by = CLOSED_BY_SELF;
     ending->fact.time_ns = bpf_ktime_get_ns();
+}
+
+/* The process waited its full time, at least once, with the exchange unanswered: see waits.bpf.c. */
+static __always_inline void note_silent_wait(struct sock_val *value)
+{
+    if (value->silent_waits < 255)
+        value->silent_waits++;
+}
+
+/*
+ * An exchange ends. It was silent if a wait had run out on it and nothing ever came. Live ones are judged by
+ * user space, by the same rules (kernob/state/exchanges.py).
+ */
+static __always_inline void judge_silence(u64 sk, struct sock_val *value)
+{
+    struct fact fact = {.kind = FATE_SILENCE, .count = 1};
+    struct flow_key flow;
+    u8 waits = value->silent_waits;
+
+    if (!waits)
+        return;
+    value->silent_waits = 0;
+    if (value->phase != PHASE_ASKED || is_farewell(value) || is_push_stream(value) || is_answered(sk, value))
+        return;
+    charge(&flow, value);
+    count_fact(&flow, &fact);
+    fact.kind = FATE_WAIT;
+    fact.count = waits;
+    count_fact(&flow, &fact);
 }

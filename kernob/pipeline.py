@@ -19,6 +19,7 @@ from typing import Any
 from kernob import event_feed
 from kernob.config import Settings
 from kernob.features.feature import Feature, Report, Tick
+from kernob.features.scores import Scores
 from kernob.features.tcp import Tcp
 from kernob.features.wire import Wire
 from kernob.kernel.capabilities import check_view
@@ -113,7 +114,8 @@ class Pipeline:
         self._feed = event_feed.EventFeed(happened, on_events)
         self._tcp = Tcp(settings, self.store, self._traffic.known, self._proc, self._resolve)
         wire = Wire(self._proc, settings.interfaces, self._traffic.destination)
-        self._features: tuple[Feature, ...] = (wire, self._tcp)
+        self.scores = Scores(settings, self.store, self._traffic.known, self._tcp)
+        self._features: tuple[Feature, ...] = (wire, self._tcp, self.scores)
         self._stamps = Stamps(2 * _AFTER_TICK_NS)
         self._started_unix_ns = self._previous_unix_ns = self._stamps.restart()
         self._window_started_s = self._checked_s = time.monotonic()
@@ -179,7 +181,9 @@ class Pipeline:
 
     def events(self) -> list[Event]:
         """What happened since the last call, as far as the rate cap admits it. Cheap where nothing did."""
-        return self._feed.take(self._session) + [e for feature in self._features for e in feature.events()]
+        found = self._feed.take(self._session)
+        self.scores.saw(found)
+        return found + [event for feature in self._features for event in feature.events()]
 
     def summaries(self) -> list[Event]:
         """What was beyond the rate cap since the last call: once a scheduled tick."""
@@ -245,7 +249,9 @@ class Pipeline:
             "map_full": int(counts[Loss.FLOWS_FULL] + counts[Loss.PROCS_FULL]),
             "sockets_full": int(counts[Loss.SOCKS_FULL]),
             **{cause: n for feature in self._features for cause, n in feature.losses(counts).items()},
-            "series_cap": self._traffic.folded + self._tcp.connections.folded + self._feed.folded,
+            "series_cap": sum(
+                each.folded for each in (self._traffic, self._tcp.connections, self._feed, self.scores)
+            ),
             "recursion": sum(s.recursion_misses for s in self._session.run_stats().values()),
             **(self._feed.losses(self._session) if self._settings.tcp else {}),
         }

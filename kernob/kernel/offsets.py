@@ -35,6 +35,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "OFF_TCP_SND_WND": ("tcp_sock.snd_wnd",),
     "OFF_TCP_SRTT_US": ("tcp_sock.srtt_us",),
     "OFF_TCP_LSNDTIME": ("tcp_sock.lsndtime",),
+    "OFF_TCP_DATA_SEGS_OUT": ("tcp_sock.data_segs_out",),
     "OFF_TCP_TOTAL_RETRANS": ("tcp_sock.total_retrans",),
     "OFF_ICSK_RETRANSMITS": ("inet_connection_sock.icsk_retransmits",),
     "OFF_ICSK_LRCVTIME": ("inet_connection_sock.icsk_ack.lrcvtime",),

@@ -20,10 +20,13 @@ from kernob.model.health import (
     Pulse,
 )
 from kernob.model.metrics import Attributes, AttributeValue, MetricKind, MetricSpec
+from kernob.model.scores import COMPOSITE, DIMENSIONS, Dependency, Dimension, ScoreRules
 from kernob.model.snapshot import Snapshot
-from kernob.model.tcp import NO_FACTS, ClosedBy, Drop, Fate, Outcome, TcpFacts, Timeout
+from kernob.model.tcp import NO_FACTS, ClosedBy, Drop, Fate, Outcome, Resent, TcpFacts, Timeout
 
 __all__ = [
+    "COMPOSITE",
+    "DIMENSIONS",
     "EVENT_KINDS",
     "NO_FACTS",
     "Attempt",
@@ -31,6 +34,8 @@ __all__ = [
     "Attributes",
     "ClosedBy",
     "Coverage",
+    "Dependency",
+    "Dimension",
     "DoctorReport",
     "Drop",
     "Event",
@@ -48,7 +53,9 @@ __all__ = [
     "ProcessKey",
     "ProgramRuns",
     "Pulse",
+    "Resent",
     "Role",
+    "ScoreRules",
     "Severity",
     "Snapshot",
     "TcpFacts",
