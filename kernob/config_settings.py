@@ -9,8 +9,21 @@ from pathlib import Path
 from types import MappingProxyType
 
 from kernob.config_otel import DEFAULT_SERVICE_NAME, LOGS_DEFAULT, OtlpSettings
-from kernob.config_values import SOCKET_PATH, Flag, Number, Numbers, PathName, Setting, Word, Words
+from kernob.config_values import (
+    SOCKET_PATH,
+    Flag,
+    Number,
+    Numbers,
+    PathName,
+    Setting,
+    SyscallNames,
+    Word,
+    Words,
+)
+from kernob.syscall_table import numbers
 
+_SYSCALLS = SyscallNames()
+_DEFAULT_SYSCALLS = _SYSCALLS.parse("read,write,epoll_wait,futex") if numbers() else ()
 _STRATEGIES = ("tp_btf", "raw_tp", "fentry", "kprobe", "tracepoint", "iter", "cgroup_skb", "btf")
 WINDOW_MAX_S = 3600.0
 _DIMENSIONS = ("reliability", "latency", "stability", "packet_health", "responsiveness")
@@ -40,11 +53,15 @@ class Settings:
     process_flows: bool = True
     max_process_flow_series: int = 2_000
     tcp: bool = True
+    syscalls: tuple[str, ...] = _DEFAULT_SYSCALLS
+    blocked_after_s: float = 10.0
     max_histogram_series: int = 1_000
     max_sockets: int = 65_536
     max_flows: int = 65_536
     max_processes: int = 16_384
     max_durations: int = 8_192
+    max_syscall_histograms: int = 8_192
+    max_threads: int = 65_536
     event_ring_bytes: int = 1_048_576
     max_events_per_second: int = 20
     max_stored_events: int = 100_000
@@ -132,7 +149,19 @@ KERNOB_SETTINGS = (
         "KERNOB_MAX_HISTOGRAM_SERIES",
         "max_histogram_series",
         _series("series"),
-        "each histogram of kernob.tcp, likewise; about 2 kB each",
+        "each histogram metric, likewise; about 2 kB each",
+    ),
+    Setting(
+        "KERNOB_SYSCALLS",
+        "syscalls",
+        _SYSCALLS,
+        "system calls whose durations are measured (default: read, write, epoll_wait, futex), or none",
+    ),
+    Setting(
+        "KERNOB_BLOCKED_AFTER",
+        "blocked_after_s",
+        Number(0.1, 3600, "a number of seconds"),
+        "seconds after which a thread that is still in one of these calls is said to be blocked",
     ),
     Setting("KERNOB_MAX_SOCKETS", "max_sockets", _entries("sockets"), "capacity of the map of sockets"),
     Setting("KERNOB_MAX_FLOWS", "max_flows", _entries("flows"), "capacity of the map of flows"),
@@ -144,6 +173,18 @@ KERNOB_SETTINGS = (
         "max_durations",
         _entries("histograms"),
         "capacity of the map of durations: destinations times kinds, between two reads",
+    ),
+    Setting(
+        "KERNOB_MAX_SYSCALL_HISTOGRAMS",
+        "max_syscall_histograms",
+        _entries("histograms"),
+        "capacity of the map of system calls: processes times calls, between two reads",
+    ),
+    Setting(
+        "KERNOB_MAX_THREADS",
+        "max_threads",
+        _entries("threads"),
+        "capacity of the map of threads that make these calls",
     ),
     Setting(
         "KERNOB_EVENT_RING_BYTES",

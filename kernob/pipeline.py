@@ -20,6 +20,7 @@ from kernob import event_feed
 from kernob.config import Settings
 from kernob.features.feature import Feature, Report, Tick
 from kernob.features.scores import Scores
+from kernob.features.syscalls import Syscalls
 from kernob.features.tcp import Tcp
 from kernob.features.wire import Wire
 from kernob.kernel.capabilities import check_view
@@ -28,7 +29,7 @@ from kernob.kernel.privileges import confined, drop
 from kernob.kernel.procfs import ProcFs
 from kernob.kernel.session import KernelOptions, Session, check_permission, settle_memory, spare_memory
 from kernob.model import Event, HookReport, MapUsage, ProcessInfo, ProcessKey, ProgramRuns, Snapshot
-from kernob.probes import PROBES, process, tcp, traffic
+from kernob.probes import PROBES, process, syscalls, traffic
 from kernob.probes.traffic import Loss
 from kernob.state.events import EventState
 from kernob.state.names import needs_full_args, sanitize, service_of, split_args
@@ -62,6 +63,8 @@ def kernel_options(settings: Settings) -> KernelOptions:
             "procs": settings.max_processes,
             "fates": settings.max_flows,
             "durations": settings.max_durations,
+            "syscalls": settings.max_syscall_histograms,
+            "threads": settings.max_threads,
             "events": settings.event_ring_bytes,
         },
         kinds_off=frozenset(settings.strategies_off),
@@ -74,10 +77,19 @@ def kernel_options(settings: Settings) -> KernelOptions:
 
 def new_session(settings: Settings, prepare: Callable[[Session], None] | None = None) -> Session:
     """A session with every probe; nothing is loaded before it is entered."""
-    probes = [probe for probe in PROBES if settings.tcp or probe is not tcp.PROBE]
+    off = {name for name, wanted in (("tcp", settings.tcp), ("syscalls", settings.syscalls)) if not wanted}
+    probes = [probe for probe in PROBES if probe.name not in off]
+    probes = [syscalls.watching(settings.syscalls) if p is syscalls.PROBE else p for p in probes]
     sources = [source for probe in probes for source in probe.sources]
     hooks = [hook for probe in probes for hook in probe.hooks]
-    return Session(sources, hooks, kernel_options(settings), prepare)
+
+    def prepare_all(session: Session) -> None:
+        if settings.syscalls:
+            syscalls.choose(session, settings.syscalls)
+        if prepare:
+            prepare(session)
+
+    return Session(sources, hooks, kernel_options(settings), prepare_all)
 
 
 def _container_names(settings: Settings) -> ContainerNames | None:
@@ -110,12 +122,13 @@ class Pipeline:
         )
         specs = (traffic.PROCESS_IO, traffic.FLOW_IO, traffic.PROCESS_FLOW_IO)
         self._traffic = TrafficState(self.store, specs, caps, self._resolve)
-        happened = EventState(self._traffic.known.processes, self.store, settings.max_events_per_second)
+        happened = EventState(self._traffic.known, self.store, settings.max_events_per_second)
         self._feed = event_feed.EventFeed(happened, on_events)
         self._tcp = Tcp(settings, self.store, self._traffic.known, self._proc, self._resolve)
         wire = Wire(self._proc, settings.interfaces, self._traffic.destination)
         self.scores = Scores(settings, self.store, self._traffic.known, self._tcp)
-        self._features: tuple[Feature, ...] = (wire, self._tcp, self.scores)
+        self._syscalls = Syscalls(settings, self.store, self._traffic.known.processes)
+        self._features: tuple[Feature, ...] = (wire, self._tcp, self.scores, self._syscalls)
         self._stamps = Stamps(2 * _AFTER_TICK_NS)
         self._started_unix_ns = self._previous_unix_ns = self._stamps.restart()
         self._window_started_s = self._checked_s = time.monotonic()
@@ -250,7 +263,8 @@ class Pipeline:
             "sockets_full": int(counts[Loss.SOCKS_FULL]),
             **{cause: n for feature in self._features for cause, n in feature.losses(counts).items()},
             "series_cap": sum(
-                each.folded for each in (self._traffic, self._tcp.connections, self._feed, self.scores)
+                each.folded
+                for each in (self._traffic, self._tcp.connections, self._syscalls, self._feed, self.scores)
             ),
             "recursion": sum(s.recursion_misses for s in self._session.run_stats().values()),
             **(self._feed.losses(self._session) if self._settings.tcp else {}),

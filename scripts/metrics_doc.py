@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kernob.export.telemetry import OWN_METRICS
 from kernob.model import MetricSpec
-from kernob.probes import tcp, traffic
+from kernob.probes import syscalls, tcp, traffic
 from kernob.state import events, score_series
 from kernob.state.reconcile import REPAIRS
 
@@ -71,6 +71,7 @@ def document() -> str:
         table("TCP", (*tcp.SPECS, REPAIRS, *events.SPECS)),
         table("Scores", score_series.SPECS),
         HISTOGRAMS,
+        table("System calls", syscalls.SPECS),
         table("Kernob itself", OWN_METRICS),
     )
     return "\n".join(parts)

@@ -20,13 +20,14 @@ ALLOWED: dict[str, set[str]] = {
     "model": {"errors"},
     "view": {"model", "errors"},
     "answer": {"view", "model"},
-    "config_values": {"errors"},
+    "syscall_table": set(),
+    "config_values": {"syscall_table", "errors"},
     "config_otel": {"config_values", "errors"},
-    "config_settings": {"config_otel", "config_values"},
+    "config_settings": {"config_otel", "config_values", "syscall_table"},
     "config_scores": {"config_settings", "model"},
     "config": {"config_scores", "config_settings", "config_otel", "config_values", "errors"},
     "kernel": {"model", "errors"},
-    "probes": {"kernel", "model", "errors"},
+    "probes": {"kernel", "syscall_table", "model", "errors"},
     "state": {"model", "errors"},
     "derive": {"state", "model"},
     "export": {"answer", "view", "config", "model", "errors"},
@@ -34,6 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     "event_feed": {"state", "probes", "kernel", "model"},
     "socket_sweep": {"state", "kernel", "model"},
     "features": {
+        "syscall_table",
         "socket_sweep",
         "derive",
         "state",
@@ -102,6 +104,7 @@ LIGHT = (
     "errors.py",
     "health.py",
     "log.py",
+    "syscall_table.py",
     *(path_of(path) for folder in ("commands", "model") for path in (PACKAGE / folder).glob("*.py")),
 )
 
