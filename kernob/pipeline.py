@@ -77,7 +77,8 @@ def kernel_options(settings: Settings) -> KernelOptions:
 
 def new_session(settings: Settings, prepare: Callable[[Session], None] | None = None) -> Session:
     """A session with every probe; nothing is loaded before it is entered."""
-    off = {name for name, wanted in (("tcp", settings.tcp), ("syscalls", settings.syscalls)) if not wanted}
+    wanted = {"tcp": settings.tcp, "syscalls": settings.syscalls, "waits": settings.tcp and settings.scores}
+    off = {name for name, on in wanted.items() if not on}
     probes = [probe for probe in PROBES if probe.name not in off]
     probes = [syscalls.watching(settings.syscalls) if p is syscalls.PROBE else p for p in probes]
     sources = [source for probe in probes for source in probe.sources]

@@ -154,7 +154,8 @@ class Scores(Feature):
             self.usual_s = np.concatenate([self.usual_s, absent(rows - before, len(Timed))])
         size = -(-rows // _BASELINE_TURNS)
         self._turn = (self._turn + 1) % _BASELINE_TURNS
-        for part in (slice(self._turn * size, (self._turn + 1) * size), slice(before, rows)):
+        first = self._turn * size
+        for part in (slice(first, min(first + size, rows)), slice(before, rows)):
             self.usual_s[part] = self.baselines(self.dependencies.windows.usual(part))
         for row in self._rows_of(self._objectives):
             name = self.dependencies.name(row)
