@@ -57,7 +57,8 @@ class Scores(Feature):
         self.dependencies = Dependencies(self.rules, settings.max_scores, known)
         self._objectives = {host.lower(): seconds for host, seconds in self.rules.objectives}
         self._long_poll = {host.lower() for host in self.rules.long_poll}
-        self._before_s = self._scored_s = 0.0
+        self._before_s: float | None = None
+        self._scored_s = 0.0
         self._pause_s = 0.9 * min(1.0, settings.scrape_interval_s)
         self._turn = 0
         self.table = absent(0, len(SCORED))
@@ -93,7 +94,7 @@ class Scores(Feature):
         dependencies = self.dependencies
         dependencies.windows.advance(tick.now_s)
         # what happened since the tick before did so about the middle
-        at_s = (self._before_s + tick.now_s) / 2
+        at_s = tick.now_s if self._before_s is None else (self._before_s + tick.now_s) / 2
         self._before_s = tick.now_s
         self._fold(tick, self._tcp.read, at_s)
         slow_s = absent(len(dependencies.host_of), 1)[:, 0]
@@ -164,8 +165,8 @@ class Scores(Feature):
     def baselines(self, histograms: NDArray[np.float32]) -> NDArray[np.float64]:
         """Quantiles of slow histograms (rows by Timed by bucket), NaN where they hold too little."""
         flat = histograms.reshape(-1, BUCKETS)
-        # decay takes something off each sample at once
-        enough = flat.sum(axis=1) >= 0.99 * self.rules.baseline_min
+        # decay takes a little off each sample at once
+        enough = flat.sum(axis=1) > self.rules.baseline_min - 0.5
         return np.where(enough, derive.quantile(flat), np.nan).reshape(-1, len(Timed))
 
     def _export(self, since_unix_ns: int) -> None:

@@ -122,6 +122,7 @@ class Dependencies:
         self._rows[name] = row
         self.host_of[row] = self._hosts.setdefault(name.address, len(self._hosts))
         self.failed_unix_ns[row] = 0
+        self.heard_s[row] = self.windows.now_s
         return row
 
     def _grow(self, rows: int) -> None:
