@@ -30,6 +30,17 @@ from kernob.model.health import (
 )
 from kernob.model.metrics import Attributes, AttributeValue, MetricKind, MetricSpec
 from kernob.model.scores import COMPOSITE, DIMENSIONS, Dependency, Dimension, ScoreRules
+from kernob.model.service_map import (
+    DestinationRow,
+    DestinationState,
+    EdgeKey,
+    EdgeRow,
+    Link,
+    MapNode,
+    NodeKind,
+    NodeRow,
+    edge_id,
+)
 from kernob.model.snapshot import Snapshot
 from kernob.model.tcp import NO_FACTS, ClosedBy, Drop, Fate, Outcome, Resent, TcpFacts, Timeout
 
@@ -44,19 +55,27 @@ __all__ = [
     "ClosedBy",
     "Coverage",
     "Dependency",
+    "DestinationRow",
+    "DestinationState",
     "Dimension",
     "DoctorReport",
     "Drop",
+    "EdgeKey",
+    "EdgeRow",
     "Event",
     "EventQuery",
     "Fate",
     "FlowRow",
     "HookReport",
+    "Link",
+    "MapNode",
     "MapUsage",
     "MetricKind",
     "MetricSpec",
     "Name",
     "NameSource",
+    "NodeKind",
+    "NodeRow",
     "Outcome",
     "PeerClass",
     "ProbeState",
@@ -72,4 +91,5 @@ __all__ = [
     "TcpFacts",
     "Timeout",
     "Transport",
+    "edge_id",
 ]
