@@ -191,6 +191,7 @@ static __always_inline void on_opened(u64 sk, struct sock_val *value, u8 role, c
     value->opened_ns = bpf_ktime_get_ns();
     if (role == ROLE_CLIENT) {
         own(&key, direct);
+        name_flow(&key);
         value->rtt_ns = value->opened_ns; /* sampled after a second, or at the end */
         value->flags = SOCK_ATTEMPT;
         value->claims = 1;

@@ -11,7 +11,18 @@ from types import MappingProxyType
 from kernob.config_otel import DEFAULT_SERVICE_NAME, LOGS_DEFAULT, OtlpSettings
 from kernob.config_values import SOCKET_PATH, Flag, Number, PathName, Setting, Word, Words
 
-_STRATEGIES = ("tp_btf", "raw_tp", "fentry", "kprobe", "tracepoint", "iter", "cgroup_skb", "btf")
+_STRATEGIES = (
+    "tp_btf",
+    "raw_tp",
+    "fentry",
+    "kprobe",
+    "tracepoint",
+    "iter",
+    "uprobe_multi",
+    "uprobe",
+    "cgroup_skb",
+    "btf",
+)
 WINDOW_MAX_S = 3600.0
 
 
@@ -39,6 +50,8 @@ class Settings:
     max_process_flow_series: int = 2_000
     tcp: bool = True
     max_histogram_series: int = 1_000
+    names: bool = True
+    max_names: int = 50_000
     max_sockets: int = 65_536
     max_flows: int = 65_536
     max_processes: int = 16_384
@@ -116,6 +129,15 @@ KERNOB_SETTINGS = (
         "kernob.process.flow.io, likewise",
     ),
     Setting("KERNOB_TCP", "tcp", Flag(), "whether what happens to TCP connections is counted"),
+    Setting(
+        "KERNOB_NAMES", "names", Flag(), "whether hostnames are learned; else destinations are addresses"
+    ),
+    Setting(
+        "KERNOB_MAX_NAMES",
+        "max_names",
+        _entries("names"),
+        "hostnames of addresses that are remembered; beyond it, the least used go",
+    ),
     Setting(
         "KERNOB_MAX_HISTOGRAM_SERIES",
         "max_histogram_series",

@@ -19,6 +19,7 @@ from typing import Any
 from kernob import event_feed
 from kernob.config import Settings
 from kernob.features.feature import Feature, Report, Tick
+from kernob.features.names import Names
 from kernob.features.tcp import Tcp
 from kernob.features.wire import Wire
 from kernob.kernel.capabilities import check_view
@@ -27,7 +28,7 @@ from kernob.kernel.privileges import confined, drop
 from kernob.kernel.procfs import ProcFs
 from kernob.kernel.session import KernelOptions, Session, check_permission, settle_memory, spare_memory
 from kernob.model import Event, HookReport, MapUsage, ProcessInfo, ProcessKey, ProgramRuns, Snapshot
-from kernob.probes import PROBES, process, tcp, traffic
+from kernob.probes import PROBES, names, process, tcp, traffic
 from kernob.probes.traffic import Loss
 from kernob.state.events import EventState
 from kernob.state.names import needs_full_args, sanitize, service_of, split_args
@@ -73,7 +74,8 @@ def kernel_options(settings: Settings) -> KernelOptions:
 
 def new_session(settings: Settings, prepare: Callable[[Session], None] | None = None) -> Session:
     """A session with every probe; nothing is loaded before it is entered."""
-    probes = [probe for probe in PROBES if settings.tcp or probe is not tcp.PROBE]
+    off = {tcp.PROBE: not settings.tcp, names.PROBE: not settings.names}
+    probes = [probe for probe in PROBES if not off.get(probe)]
     sources = [source for probe in probes for source in probe.sources]
     hooks = [hook for probe in probes for hook in probe.hooks]
     return Session(sources, hooks, kernel_options(settings), prepare)
@@ -113,7 +115,9 @@ class Pipeline:
         self._feed = event_feed.EventFeed(happened, on_events)
         self._tcp = Tcp(settings, self.store, self._traffic.known, self._proc, self._resolve)
         wire = Wire(self._proc, settings.interfaces, self._traffic.destination)
-        self._features: tuple[Feature, ...] = (wire, self._tcp)
+        self._names = Names(settings, on_events)
+        self._traffic.known.name_by(self._names.of)
+        self._features: tuple[Feature, ...] = (self._names, wire, self._tcp)
         self._stamps = Stamps(2 * _AFTER_TICK_NS)
         self._started_unix_ns = self._previous_unix_ns = self._stamps.restart()
         self._window_started_s = self._checked_s = time.monotonic()
@@ -159,12 +163,14 @@ class Pipeline:
 
         Raises OSError where the kernel refuses.
         """
-        left = drop(lambda: (self._session.losses(), self._session.run_stats()))
+        trial = lambda: (self._session.losses(), self._session.run_stats())  # noqa: E731
+        left = drop(trial, for_uprobes=self._names.needs_admin)
         log.info("capabilities kept after attaching: %s", ", ".join(left) or "none")
 
     def watch(self) -> None:
         """Begins to take note of what comes by itself, in threads: events, and the names of containers."""
         self._feed.start()
+        self._names.start()
         if self._containers:
             self._containers.start()
 
@@ -174,6 +180,7 @@ class Pipeline:
 
     def detach(self) -> None:
         """Takes the programs away; one more tick then reads exactly what they counted."""
+        self._names.detach()
         self._session.detach()
         self._feed.stop()
 

@@ -25,6 +25,7 @@ _INCLUDES = (
     "linux/sched.h",
     "linux/sched/signal.h",
     "linux/mm_types.h",
+    "linux/nsproxy.h",
     "linux/fs.h",
     "linux/dcache.h",
     "linux/fdtable.h",

@@ -49,6 +49,8 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "OFF_TASK_SELF_EXEC_ID": ("task_struct.self_exec_id",),
     "OFF_TASK_SIGNAL": ("task_struct.signal",),
     "OFF_TASK_MM": ("task_struct.mm",),
+    "OFF_TASK_NSPROXY": ("task_struct.nsproxy",),
+    "OFF_NSPROXY_NET": ("nsproxy.net_ns",),
     "OFF_TASK_CGROUPS": ("task_struct.cgroups",),
     "OFF_SIGNAL_LIVE": ("signal_struct.live",),
     "OFF_MM_EXE_FILE": ("mm_struct.exe_file",),

@@ -191,6 +191,7 @@ class Loss(enum.IntEnum):
     FATES_FULL = 5
     DURATIONS_FULL = 6
     EVENTS_FULL = 7
+    LOOKUPS_FULL = 8
 
 
 @dataclass(frozen=True, slots=True)
