@@ -191,7 +191,9 @@ class Loss(enum.IntEnum):
     FATES_FULL = 5
     DURATIONS_FULL = 6
     EVENTS_FULL = 7
-    LOOKUPS_FULL = 8
+    SYSCALLS_FULL = 8
+    THREADS_FULL = 9
+    LOOKUPS_FULL = 10
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,7 @@ def test_every_byte_and_connect_lands_on_its_hostname(agents: Path) -> None:
     """Four ways to ask, answers that rotate each second, addresses that two names share, an alias."""
     with running_agent(agents / "names-calls") as agent, network(agents / "net-calls") as net:
         clients = [net.client(way) for way in WAYS]
-        agent.wait_lines(2)
+        agent.wait_exports(2)
         totals = agent.stop()
     for way, client in zip(WAYS, clients, strict=True):
         assert bytes_by_host(totals, client["pid"]) == expected(client), way
@@ -56,7 +56,7 @@ def test_two_processes_keep_their_names_of_one_address_apart(agents: Path) -> No
         both = [subprocess.Popen([*command, host], stdout=subprocess.PIPE, text=True) for host in pools]
         printed = [each.communicate()[0] for each in both]
         by_turns = net.client("getaddrinfo", 5, 0, tuple(pools))
-        agent.wait_lines(2)
+        agent.wait_exports(2)
         totals = agent.stop()
     for line in printed:
         client = json.loads(line)
@@ -91,7 +91,7 @@ def test_libraries_that_appear_later_or_were_deleted_tell_names(agents: Path) ->
                 lambda: f"{copies['late']}/libc.so.6 (process" in agent.log.read_text(), "the late libc"
             )
             printed = [each.communicate("go\n")[0].splitlines()[-1] for each in (deleted, first)]
-            agent.wait_lines(2)
+            agent.wait_exports(2)
             totals = agent.stop()
     for line in printed:
         told = json.loads(line)
@@ -105,7 +105,7 @@ def test_the_older_way_of_probing_tells_names_too(agents: Path) -> None:
         network(agents / "net-pmu") as net,
     ):
         told = net.client("getaddrinfo", 2, 0)
-        agent.wait_lines(2)
+        agent.wait_exports(2)
         totals = agent.stop()
     assert "names.calls: uprobe:getaddrinfo" in agent.log.read_text()
     assert bytes_by_host(totals, told["pid"]) == expected(told)
@@ -115,7 +115,7 @@ def test_the_switch_leaves_addresses(agents: Path) -> None:
     """KERNOB_NAMES=off: nothing is attached, destinations are addresses."""
     with running_agent(agents / "names-off", names="off") as agent, network(agents / "net-off") as net:
         client = net.client("getaddrinfo", 1, 0)
-        agent.wait_lines(2)
+        agent.wait_exports(2)
         assert "names." not in agent.log.read_text()
         totals = agent.stop()
     assert set(bytes_by_host(totals, client["pid"])) <= set(client["addresses"])
