@@ -15,6 +15,14 @@ static __always_inline int is_farewell(const struct sock_val *value)
     return value->asked <= FAREWELL_BYTES && value->answers;
 }
 
+/* The peer has acknowledged some of what was asked: what it sends since may be an answer. */
+static __always_inline int has_arrived(u64 sk, const struct sock_val *value)
+{
+    const int direct = 0;
+
+    return value->flags & SOCK_MPTCP || (s32)(READ(u32, sk, OFF_TCP_SND_UNA) - value->asked_seq) > 0;
+}
+
 /* The first byte after asking. Not counted after a minute: that was no answer but a push. */
 static __always_inline void note_answer(struct sock_val *value)
 {
@@ -31,11 +39,13 @@ static __always_inline void note_answer(struct sock_val *value)
 
 static __always_inline void note_ask(u64 sk, struct sock_val *value, u64 bytes)
 {
+    const int direct = 0;
     u64 now = bpf_ktime_get_ns();
 
     if (value->phase != PHASE_ASKED) {
         value->asked_ns = now;
         value->asked = 0;
+        value->asked_seq = READ(u32, sk, OFF_TCP_WRITE_SEQ) - bytes;
         value->phase = PHASE_ASKED;
         if (value->answers && value->receiver != (u32)bpf_get_current_pid_tgid())
             value->flags |= SOCK_THREADED;
@@ -61,6 +71,8 @@ static __always_inline void note_use(u64 sk, struct sock_val *value, u64 tx, u64
 
         if (value->waits_out)
             value->waits_out = 0;
+        if (value->phase == PHASE_ASKED && !has_arrived(sk, value))
+            return; /* it came before the question */
         if (value->phase == PHASE_ASKED)
             note_answer(value);
         else if (value->phase == PHASE_ANSWERED && now - value->heard > SECOND_JIFFIES)
@@ -85,6 +97,7 @@ static __always_inline void note_first(u64 sk, struct sock_val *fresh, u64 tx)
     if (tx && fresh->key.role == ROLE_CLIENT) {
         fresh->phase = PHASE_ASKED;
         fresh->asked = tx;
+        fresh->asked_seq = READ(u32, sk, OFF_TCP_WRITE_SEQ) - tx;
         fresh->asked_ns = fresh->sent_ns = bpf_ktime_get_ns();
     }
 }
@@ -158,7 +171,16 @@ static __always_inline void judge_end_met(u64 sk, struct sock_val *value)
 
 static __always_inline int is_answered(u64 sk, const struct sock_val *value)
 {
-    return value->phase == PHASE_ANSWERED || unread_bytes(sk, 0) || was_answered(sk, value);
+    return value->phase == PHASE_ANSWERED || was_answered(sk, value) ||
+           (unread_bytes(sk, 0) && has_arrived(sk, value));
+}
+
+/* A request on a connection that had been idle, which the peer closed before it can have seen it. */
+static __always_inline int is_late_reuse(u64 sk, const struct sock_val *value, u64 now)
+{
+    u64 heard_ns = (u64)((u32)jiffies64() - value->heard) * JIFFY_NS;
+
+    return value->answers && !has_arrived(sk, value) && heard_ns > now - value->asked_ns + SECOND_NS;
 }
 
 /* What waits to be read came after a pause, and no faster than heartbeats do. */
@@ -213,12 +235,12 @@ static __always_inline void judge_reset(u64 sk, struct sock_val *value, u8 befor
     if (value->key.role != ROLE_CLIENT || before == TCP_CLOSE_WAIT ||
         READ(u8, sk, OFF_SOCK_SHUTDOWN) & RCV_SHUTDOWN)
         return;
-    if (value->phase == PHASE_ASKED && only_sends(value))
+    if (is_answered(sk, value))
+        value->phase = PHASE_ANSWERED;
+    else if (only_sends(value) || is_late_reuse(sk, value, now))
         return;
     value->ended_ns = now;
     value->flags |= SOCK_ENDED | SOCK_RESET;
-    if (is_answered(sk, value))
-        value->phase = PHASE_ANSWERED;
 }
 
 /* The network gave up: data was never acknowledged, or keepalive probes were not. */

@@ -85,7 +85,7 @@ struct sock_val {
     u64 window_told_ns; /* when an event last told */
     u64 ended_ns;       /* when the peer closed */
     u32 heard;          /* jiffies of the last receive, modulo 2^32 */
-    u32 pad3;
+    u32 asked_seq;      /* sequence number of the exchange's first byte */
 };
 
 /* Listening sockets of one port, and who listens: the last process that began to. */

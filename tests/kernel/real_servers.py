@@ -23,7 +23,8 @@ from pathlib import Path
 import pytest
 from harness import wait_until
 
-HTTP, HTTP_SHORT, HTTPS, SLOW_HTTP, PROXY, REDIS, POSTGRES, AMQP = 80, 81, 443, 82, 8080, 6379, 5432, 5672
+HTTP, HTTP_SHORT, HTTPS, APPLICATION, PROXY = 80, 81, 443, 82, 8080
+REDIS, POSTGRES, AMQP = 6379, 5432, 5672
 PACKAGES = {
     "nginx": "nginx-light",
     "redis-server": "redis-server",
@@ -214,7 +215,7 @@ http {{
   fastcgi_temp_path {dir}/fcgi; uwsgi_temp_path {dir}/uwsgi; scgi_temp_path {dir}/scgi;
   keepalive_requests 100000;
   map $http_upgrade $connection_upgrade {{ default upgrade; '' ''; }}
-  upstream app {{ server 127.0.0.1:{slow}; keepalive 4; }}
+  upstream app {{ server 127.0.0.1:{app}; keepalive 4; }}
   server {{
     listen 127.0.0.1:{http}; listen 127.0.0.1:{https} ssl;
     ssl_certificate {dir}/cert.pem; ssl_certificate_key {dir}/key.pem;
@@ -238,7 +239,7 @@ def start_nginx(where: Stage) -> subprocess.Popen[bytes]:
             *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"),
             *("-keyout", home / "key.pem", "-out", home / "cert.pem"),
         )
-    text = NGINX.format(dir=home, http=HTTP, https=HTTPS, short=HTTP_SHORT, slow=SLOW_HTTP)
+    text = NGINX.format(dir=home, http=HTTP, https=HTTPS, short=HTTP_SHORT, app=APPLICATION)
     (home / "nginx.conf").write_text(text)
     process = where.start("nginx", "-c", home / "nginx.conf", "-e", home / "nginx.err")
     for port in (HTTP, HTTPS, HTTP_SHORT):
@@ -316,3 +317,25 @@ def start_rabbitmq(where: Stage, heartbeat_s: int = 2) -> subprocess.Popen[bytes
     )
     where.wait_for(AMQP)
     return process
+
+
+def start_application(where: Stage) -> subprocess.Popen[bytes]:
+    """What nginx is in front of: see workloads/clients.py."""
+    process = where.start(SYSTEM_PYTHON, CLIENT, "application", APPLICATION, 0)
+    where.wait_for(APPLICATION)
+    return process
+
+
+STARTERS: dict[str, Callable[[Stage], subprocess.Popen[bytes]]] = {
+    "rabbitmq": start_rabbitmq,
+    "nginx": start_nginx,
+    "haproxy": start_haproxy,
+    "redis": start_redis,
+    "postgres": start_postgres,
+    "application": start_application,
+}
+
+
+def start_all(where: Stage) -> dict[str, subprocess.Popen[bytes]]:
+    """Every server, by its name."""
+    return {name: start(where) for name, start in STARTERS.items()}

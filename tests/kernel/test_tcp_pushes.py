@@ -7,7 +7,9 @@ Found with real servers (test_tcp_servers.py), here each by itself; and the drop
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import socket
+import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +21,7 @@ pytestmark = pytest.mark.lane
 
 OK_CLIENT, OK_SERVER = {"client connection ok": 1}, {"server connection ok": 1}
 BEAT = b"h" * 8
+SO_ATTACH_FILTER = 26
 PAUSE_S = 1.3
 """Longer than the second that makes a connection idle."""
 
@@ -35,6 +38,13 @@ def read_to_reset(sock: socket.socket) -> None:
     with pytest.raises(ConnectionResetError):
         while sock.recv(100):
             pass
+
+
+def deafen(sock: socket.socket) -> None:
+    """From now on nothing that arrives gets to it, as if it were on its way still."""
+    drop_all = ctypes.create_string_buffer(struct.pack("=HBBI", 0x06, 0, 0, 0))
+    program = struct.pack("HxxxxxxQ", 1, ctypes.addressof(drop_all))
+    sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
 
 
 @pytest.mark.parametrize("reads", [True, False], ids=["who reads", "who is stopped"])
@@ -117,6 +127,31 @@ def test_who_sends_into_a_reset_has_lost_the_answer_before(watch: Watch) -> None
 
     first, second = play(watch, client, server)
     assert first == OK_CLIENT | {"client reset received": 1, "client drop unanswered by peer": 1}
+    assert second == OK_SERVER | {"server reset sent": 1}
+
+
+def test_a_request_in_the_moment_of_an_idle_timeout_is_no_drop(watch: Watch) -> None:
+    """Keep-alive reuse: the server says goodbye and closes an idle connection while the next request is under way."""
+
+    def client(sock: socket.socket) -> None:
+        exchange(sock)
+        assert len(sock.recv(9, socket.MSG_WAITALL | socket.MSG_PEEK)) == 9
+        sock.sendall(ASK)
+        sock.recv(100)
+        read_to_reset(sock)
+
+    def server(sock: socket.socket) -> None:
+        answer(sock)
+        time.sleep(PAUSE_S)
+        deafen(sock)
+        sock.sendall(b"-ERR idle")
+        time.sleep(0.1)
+        abort(sock)
+
+    first, second = play(watch, client, server)
+    first.pop("client retransmit", None)
+    second.pop("server retransmit", None)
+    assert first == OK_CLIENT | {"client reset received": 1}
     assert second == OK_SERVER | {"server reset sent": 1}
 
 

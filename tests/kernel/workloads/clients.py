@@ -99,6 +99,28 @@ def http_idle(port: int, count: int) -> None:
     connection.close()
 
 
+def http_idle_once(port: int, count: int) -> None:
+    """A connection that idles until the server ends it, and is only then looked at."""
+    for _ in range(count):
+        connection = http.client.HTTPConnection(HOST, port)
+        connection.request("GET", "/small")
+        connection.getresponse().read()
+        assert select.select([connection.sock], [], [], 10)[0]
+        assert connection.sock.recv(1) == b""
+        connection.close()
+
+
+def http_hold(port: int, count: int) -> None:
+    """Idle while the server is restarted; then a request that succeeds on a new connection."""
+    connection = http.client.HTTPConnection(HOST, port)
+    connection.request("GET", "/small")
+    connection.getresponse().read()
+    print("holding", flush=True)
+    assert select.select([connection.sock], [], [], 60)[0]
+    assert connection.sock.recv(1) == b""
+    connection.close()
+
+
 def websocket(port: int, count: int) -> None:
     """Echo, then a stream that only the server sends, then a close handshake."""
     import aiohttp
@@ -174,6 +196,42 @@ def redis_commands(port: int, count: int) -> None:
     client.close()
 
 
+def redis_idle(port: int, count: int) -> None:
+    """Idle until the server ends it; each reads that end as its pool does."""
+    for _ in range(count):
+        with socket.create_connection((HOST, port)) as sock:
+            sock.sendall(b"*1\r\n$4\r\nPING\r\n")
+            assert sock.recv(100) == b"+PONG\r\n"
+            assert sock.recv(100) == b""
+
+
+def redis_hold(port: int, _count: int) -> None:
+    """A subscriber while the server is restarted."""
+    import redis
+
+    listening = redis.Redis(HOST, port).pubsub()
+    listening.subscribe("news")
+    listening.get_message(timeout=5)
+    print("holding", flush=True)
+    try:
+        while True:
+            listening.get_message(timeout=1)
+    except redis.ConnectionError:
+        listening.close()
+
+
+def redis_blocked(port: int, _count: int) -> None:
+    """Waits for an answer to a command, which the server's end takes away."""
+    import redis
+
+    print("asking", flush=True)
+    client = redis.Redis(HOST, port)
+    try:
+        client.blpop(["nothing", "nothing at all", "nothing whatsoever"], timeout=0)
+    except redis.ConnectionError:
+        client.close()
+
+
 def redis_subscriber(port: int, count: int) -> None:
     """Waits for messages that another connection publishes, with timeouts in between."""
     import redis
@@ -207,6 +265,38 @@ def postgres_queries(port: int, count: int) -> None:
             cursor.execute("select repeat('x', 1000) from generate_series(1, 5000)")
             assert len(cursor.fetchall()) == 5000
     connection.close()
+
+
+def postgres_idle(port: int, _count: int) -> None:
+    """A session that idles for too long: the server says so and closes."""
+    import psycopg2
+
+    connection = psycopg2.connect(host=HOST, port=port, user="postgres", dbname="postgres")
+    connection.cursor().execute("select 1")
+    connection.commit()
+    assert select.select([connection], [], [], 10)[0]
+    try:
+        connection.cursor().execute("select 1")
+        raise AssertionError("the session is still there")
+    except psycopg2.OperationalError:
+        connection.close()
+
+
+def postgres_hold(port: int, _count: int) -> None:
+    """Listens while the server is restarted."""
+    import psycopg2
+
+    connection = psycopg2.connect(host=HOST, port=port, user="postgres", dbname="postgres")
+    connection.autocommit = True
+    connection.cursor().execute("set idle_session_timeout = 0")
+    connection.cursor().execute("listen news")
+    print("holding", flush=True)
+    try:
+        while True:
+            select.select([connection], [], [], 1)
+            connection.poll()
+    except psycopg2.OperationalError:
+        connection.close()
 
 
 def postgres_listen(port: int, count: int) -> None:
@@ -271,23 +361,9 @@ def amqp_consumer(port: int, _count: int) -> None:
 
 
 CLIENTS: dict[str, Callable[[int, int], None]] = {
-    function.__name__: function
-    for function in (
-        http_keepalive,
-        http_close,
-        http_10,
-        https,
-        http_pool,
-        http_idle,
-        websocket,
-        application,
-        redis_commands,
-        redis_subscriber,
-        postgres_queries,
-        postgres_listen,
-        amqp,
-        amqp_consumer,
-    )
+    name: function
+    for name, function in list(globals().items())
+    if callable(function) and getattr(function, "__module__", "") == __name__
 }
 
 if __name__ == "__main__":
