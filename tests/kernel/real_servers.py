@@ -12,7 +12,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -89,8 +88,10 @@ class Stage:
         first = program_path(str(words[0]))
         if not first:
             pytest.skip(f"missing feature: package {PACKAGES[str(words[0])]}")
-        entry = pwd.getpwnam(user) if user else None
-        become = ["setpriv", f"--reuid={entry.pw_uid}", f"--regid={entry.pw_gid}", "--clear-groups"] if entry else []
+        become = []
+        if user:
+            entry = pwd.getpwnam(user)
+            become = ["setpriv", f"--reuid={entry.pw_uid}", f"--regid={entry.pw_gid}", "--clear-groups"]
         return ["ip", "netns", "exec", self.name, *become, first, *map(str, words[1:])]
 
     def run(self, *words: object, user: str = "", code: int = 0, **variables: str) -> str:
@@ -236,7 +237,18 @@ def start_nginx(where: Stage) -> subprocess.Popen[bytes]:
         (home / "www" / name).write_bytes(b"x" * size)
     if not (home / "cert.pem").exists():
         where.run(
-            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"),
+            *(
+                "openssl",
+                "req",
+                "-x509",
+                "-newkey",
+                "rsa:2048",
+                "-nodes",
+                "-days",
+                "2",
+                "-subj",
+                "/CN=localhost",
+            ),
             *("-keyout", home / "key.pem", "-out", home / "cert.pem"),
         )
     text = NGINX.format(dir=home, http=HTTP, https=HTTPS, short=HTTP_SHORT, app=APPLICATION)

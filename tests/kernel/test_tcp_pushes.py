@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Resets of connections on which something moves although nobody has asked: idle, and no drop.
 
-Found with real servers (test_tcp_servers.py), here each by itself; and the drops beside them, which stay drops.
+Found with real servers (test_tcp_servers.py), here each by itself; and the drops beside them, which stay so.
 """
 
 from __future__ import annotations
@@ -35,9 +35,12 @@ def watch(agents: Path) -> Iterator[Watch]:
 
 def read_to_reset(sock: socket.socket) -> None:
     """Reads whatever comes until the peer resets."""
-    with pytest.raises(ConnectionResetError):
+    try:
         while sock.recv(100):
             pass
+    except ConnectionResetError:
+        return
+    raise AssertionError("it ended in order")
 
 
 def deafen(sock: socket.socket) -> None:
@@ -94,7 +97,7 @@ def test_a_reset_right_after_a_push_is_idle(watch: Watch, reads: bool) -> None:
 
 
 def test_who_only_wakes_is_owed_nothing(watch: Watch) -> None:
-    """A pair of sockets by which threads wake each other: one end only sends, the other closes with bytes unread."""
+    """A pair by which threads wake each other: one end only sends, the other closes with bytes unread."""
 
     def client(sock: socket.socket) -> None:
         for _ in range(4):
@@ -111,7 +114,7 @@ def test_who_only_wakes_is_owed_nothing(watch: Watch) -> None:
 
 
 def test_who_sends_into_a_reset_has_lost_the_answer_before(watch: Watch) -> None:
-    """Request and answer, a request that meets a RST, and the next send tells of it: a drop at the RST's time."""
+    """Request and answer, a request that meets a RST, and the next send tells of it: a drop."""
 
     def client(sock: socket.socket) -> None:
         exchange(sock)
@@ -131,7 +134,7 @@ def test_who_sends_into_a_reset_has_lost_the_answer_before(watch: Watch) -> None
 
 
 def test_a_request_in_the_moment_of_an_idle_timeout_is_no_drop(watch: Watch) -> None:
-    """Keep-alive reuse: the server says goodbye and closes an idle connection while the next request is under way."""
+    """Keep-alive reuse: the server says goodbye and closes while the next request is under way."""
 
     def client(sock: socket.socket) -> None:
         exchange(sock)
@@ -156,7 +159,7 @@ def test_a_request_in_the_moment_of_an_idle_timeout_is_no_drop(watch: Watch) -> 
 
 
 def test_a_long_answer_that_is_reset_is_a_drop(watch: Watch) -> None:
-    """A download of several seconds, without a pause of one: reset in the middle, however long ago it was asked."""
+    """A download of two seconds without a pause of one: reset in the middle, long after it was asked."""
 
     def client(sock: socket.socket) -> None:
         sock.sendall(ASK)

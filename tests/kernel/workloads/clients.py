@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ordinary clients of ordinary servers: `clients.py WHAT PORT COUNT` makes COUNT exchanges, then prints COUNT.
+"""Ordinary clients of ordinary servers: `clients.py WHAT PORT COUNT` makes COUNT exchanges, prints COUNT.
 
 Run by the distribution's Python, for which the distribution has the libraries. Each function is what people
 write with that library; none waits for an answer that does not come.
@@ -22,8 +22,9 @@ HOST = "127.0.0.1"
 def http_keepalive(port: int, count: int) -> None:
     """One connection for all requests, of each kind."""
     connection = http.client.HTTPConnection(HOST, port)
+    kinds = (("GET", "/small"), ("HEAD", "/page"), ("GET", "/nothing"), ("GET", "/large"))
     for i in range(count):
-        connection.request(("GET", "HEAD", "GET", "GET")[i % 4], ("/small", "/page", "/nothing", "/large")[i % 4])
+        connection.request(*kinds[i % 4])
         connection.getresponse().read()
     connection.close()
 
@@ -62,7 +63,7 @@ def https(port: int, count: int) -> None:
 
 
 def http_pool(port: int, count: int) -> None:
-    """A pool of an asyncio client; chunked answers, uploads, and connections that the server ends while idle."""
+    """The pool of an asyncio client: chunked answers and uploads, eight at a time."""
     import aiohttp
 
     async def main() -> None:
@@ -85,7 +86,6 @@ def http_pool(port: int, count: int) -> None:
 
 def http_idle(port: int, count: int) -> None:
     """Requests about as far apart as the server keeps an idle connection: some meet its end."""
-
     connection = http.client.HTTPConnection(HOST, port)
     for i in range(count):
         for _attempt in range(2):
@@ -126,9 +126,10 @@ def websocket(port: int, count: int) -> None:
     import aiohttp
 
     async def main() -> None:
-        async with aiohttp.ClientSession() as session, session.ws_connect(
-            f"http://{HOST}:{port}/app/ws", heartbeat=0.5
-        ) as ws:
+        async with (
+            aiohttp.ClientSession() as session,
+            session.ws_connect(f"http://{HOST}:{port}/app/ws", heartbeat=0.5) as ws,
+        ):
             for i in range(count):
                 await ws.send_str(f"message {i}")
                 assert (await ws.receive_str()) == f"message {i}"
@@ -171,9 +172,7 @@ def application(port: int, _count: int) -> None:
         return answer
 
     site = web.Application(client_max_size=1 << 20)
-    site.add_routes(
-        [web.get("/app/chunks", chunks), web.post("/app/upload", upload), web.get("/app/ws", ws)]
-    )
+    site.add_routes([web.get("/app/chunks", chunks), web.post("/app/upload", upload), web.get("/app/ws", ws)])
     web.run_app(site, host=HOST, port=port, print=None)
 
 
@@ -186,7 +185,7 @@ def redis_commands(port: int, count: int) -> None:
         client.set(f"key{i}", i)
         assert client.get(f"key{i}") == str(i).encode()
     with client.pipeline() as pipe:
-        for i in range(100):
+        for _ in range(100):
             pipe.incr("counter")
         assert len(pipe.execute()) == 100
     assert client.blpop("nothing", timeout=1) is None
@@ -257,13 +256,13 @@ def postgres_queries(port: int, count: int) -> None:
     """Statements, a large result, a transaction, then the end."""
     import psycopg2
 
-    with psycopg2.connect(host=HOST, port=port, user="postgres", dbname="postgres") as connection:
-        with connection.cursor() as cursor:
-            for i in range(count):
-                cursor.execute("select %s::int + 1", (i,))
-                assert cursor.fetchone() == (i + 1,)
-            cursor.execute("select repeat('x', 1000) from generate_series(1, 5000)")
-            assert len(cursor.fetchall()) == 5000
+    connection = psycopg2.connect(host=HOST, port=port, user="postgres", dbname="postgres")
+    with connection, connection.cursor() as cursor:
+        for i in range(count):
+            cursor.execute("select %s::int + 1", (i,))
+            assert cursor.fetchone() == (i + 1,)
+        cursor.execute("select repeat('x', 1000) from generate_series(1, 5000)")
+        assert len(cursor.fetchall()) == 5000
     connection.close()
 
 
@@ -324,7 +323,7 @@ def postgres_listen(port: int, count: int) -> None:
 
 
 def amqp(port: int, count: int) -> None:
-    """Publishes with confirms, consumes with acknowledgements, is idle over several heartbeats, ends in order."""
+    """Publishes with confirms, consumes with acknowledgements, idles over some heartbeats, ends in order."""
     import pika
 
     connection = pika.BlockingConnection(pika.ConnectionParameters(HOST, port))
@@ -333,12 +332,10 @@ def amqp(port: int, count: int) -> None:
     channel.confirm_delivery()
     for i in range(count // 2):
         channel.basic_publish("", "work", b"m" * (i % 3000))
-    got = 0
-    for method, _properties, body in channel.consume("work"):
+    for got, (method, _properties, body) in enumerate(channel.consume("work")):
         assert len(body) == got % 3000
         channel.basic_ack(method.delivery_tag)
-        got += 1
-        if got == count // 2:
+        if got == count // 2 - 1:
             break
     channel.cancel()
     connection.process_data_events(time_limit=5)
