@@ -14,8 +14,10 @@ struct proc_key {
 };
 
 /*
- * A process and one peer. For role client, port is the peer's and local stays zero; for role server,
+ * A process and one peer. For role client, port is the peer's; for role server,
  * port and local are our own and peer is the client's address without its port.
+ * A client's local has, in its first 8 bytes, the id of the hostname that the process had for the peer when
+ * it connected (names.bpf.c), else 0.
  */
 struct flow_key {
     u32 tgid;
@@ -128,6 +130,8 @@ enum loss {
     LOSS_FATES_FULL,     /* facts about connections not counted */
     LOSS_DURATIONS_FULL, /* durations not counted */
     LOSS_EVENTS_FULL,    /* events the ring had no room for: counted in fates all the same */
+    LOSS_SYSCALLS_FULL,  /* calls counted without their process */
+    LOSS_THREADS_FULL,   /* calls not measured */
     LOSS_MAX
 };
 
@@ -179,6 +183,26 @@ struct duration_val {
     u32 buckets[DURATION_BUCKETS];
 };
 
+/* One watched system call of one process; the first three as in proc_key. */
+struct syscall_key {
+    u32 tgid;
+    u32 start;
+    u16 exec;
+    u16 number;
+};
+struct syscall_val {
+    struct duration_val durations;
+    char comm[16]; /* the process's name, for one that is gone when this is read */
+};
+
+/* A thread that made a watched call: which one it made last, and whether it is in it still. */
+struct thread_val {
+    u64 entered_ns; /* CLOCK_MONOTONIC; 0 between calls */
+    u64 name_ns;    /* when its process is to be remembered: a second from its first call */
+    struct syscall_key key;
+    u32 pad;
+};
+
 /* What happened to one connection, when. */
 struct tcp_event {
     u64 time_ns; /* CLOCK_MONOTONIC */
@@ -211,4 +235,7 @@ _Static_assert(sizeof(struct proc_val) == 688, "proc_val");
 _Static_assert(sizeof(struct fate_key) == 56, "fate_key");
 _Static_assert(sizeof(struct duration_key) == 56, "duration_key");
 _Static_assert(sizeof(struct duration_val) == 464, "duration_val");
+_Static_assert(sizeof(struct syscall_key) == 12, "syscall_key");
+_Static_assert(sizeof(struct syscall_val) == 480, "syscall_val");
+_Static_assert(sizeof(struct thread_val) == 32, "thread_val");
 _Static_assert(sizeof(struct tcp_event) == 128, "tcp_event");

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from kernob.export.telemetry import OWN_METRICS
 from kernob.model import MetricSpec
-from kernob.probes import tcp, traffic
-from kernob.state import events
+from kernob.probes import syscalls, tcp, traffic
+from kernob.state import baseline, events, map_series
 from kernob.state.reconcile import REPAIRS
 
 TARGET = Path(__file__).resolve().parents[1] / "docs" / "metrics.md"
@@ -70,6 +70,8 @@ def document() -> str:
         table("Traffic", traffic.SPECS),
         table("TCP", (*tcp.SPECS, REPAIRS, *events.SPECS)),
         HISTOGRAMS,
+        table("Service map", (*map_series.SPECS, *baseline.SPECS)),
+        table("System calls", syscalls.SPECS),
         table("Kernob itself", OWN_METRICS),
     )
     return "\n".join(parts)

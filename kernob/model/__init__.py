@@ -8,7 +8,16 @@ through `export` (OTLP) and `ui` (screens). This module imports nothing of ours 
 from __future__ import annotations
 
 from kernob.model.events import EVENT_KINDS, Event, EventQuery, Severity
-from kernob.model.flows import FlowRow, PeerClass, ProcessInfo, ProcessKey, Role, Transport
+from kernob.model.flows import (
+    FlowRow,
+    Name,
+    NameSource,
+    PeerClass,
+    ProcessInfo,
+    ProcessKey,
+    Role,
+    Transport,
+)
 from kernob.model.health import (
     Attempt,
     Coverage,
@@ -20,6 +29,17 @@ from kernob.model.health import (
     Pulse,
 )
 from kernob.model.metrics import Attributes, AttributeValue, MetricKind, MetricSpec
+from kernob.model.service_map import (
+    DestinationRow,
+    DestinationState,
+    EdgeKey,
+    EdgeRow,
+    Link,
+    MapNode,
+    NodeKind,
+    NodeRow,
+    edge_id,
+)
 from kernob.model.snapshot import Snapshot
 from kernob.model.tcp import NO_FACTS, ClosedBy, Drop, Fate, Outcome, TcpFacts, Timeout
 
@@ -31,16 +51,26 @@ __all__ = [
     "Attributes",
     "ClosedBy",
     "Coverage",
+    "DestinationRow",
+    "DestinationState",
     "DoctorReport",
     "Drop",
+    "EdgeKey",
+    "EdgeRow",
     "Event",
     "EventQuery",
     "Fate",
     "FlowRow",
     "HookReport",
+    "Link",
+    "MapNode",
     "MapUsage",
     "MetricKind",
     "MetricSpec",
+    "Name",
+    "NameSource",
+    "NodeKind",
+    "NodeRow",
     "Outcome",
     "PeerClass",
     "ProbeState",
@@ -54,4 +84,5 @@ __all__ = [
     "TcpFacts",
     "Timeout",
     "Transport",
+    "edge_id",
 ]

@@ -191,6 +191,8 @@ class Loss(enum.IntEnum):
     FATES_FULL = 5
     DURATIONS_FULL = 6
     EVENTS_FULL = 7
+    SYSCALLS_FULL = 8
+    THREADS_FULL = 9
 
 
 @dataclass(frozen=True, slots=True)
