@@ -173,7 +173,7 @@ def application(port: int, _count: int) -> None:
 
     site = web.Application(client_max_size=1 << 20)
     site.add_routes([web.get("/app/chunks", chunks), web.post("/app/upload", upload), web.get("/app/ws", ws)])
-    web.run_app(site, host=HOST, port=port, print=None)
+    web.run_app(site, host=HOST, port=port, print=lambda *_: None)
 
 
 def redis_commands(port: int, count: int) -> None:
