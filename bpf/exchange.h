@@ -225,8 +225,8 @@ struct ending {
 
 /*
  * A RST arrived within an open exchange. No drop: the process had closed by itself, or used a connection that
- * the peer had closed before. Else it is one once a call meets it: who only sends, to wake a thread of its own
- * for example, misses nothing. A send meets it, too, where answers are the custom.
+ * the peer had closed before. Else it is one once a call meets it: who only sends, to wake a thread of its
+ * own for example, misses nothing. A send meets it, too, where answers are the custom.
  */
 static __always_inline void judge_reset(u64 sk, struct sock_val *value, u8 before, u64 now)
 {
