@@ -45,11 +45,12 @@ enum phase { PHASE_IDLE, PHASE_ASKED, PHASE_ANSWERED };
 enum sock_flag {
     SOCK_ATTEMPT = 1,   /* connecting: its outcome is not counted yet */
     SOCK_COUNTED = 2,   /* its connection has been counted */
-    SOCK_ENDED = 4,     /* the peer closed while an answer was due; nobody has read that end yet */
+    SOCK_ENDED = 4,     /* the peer closed while an exchange was open; nobody has met that end yet */
     SOCK_STALLED = 8,   /* the last send met a closed window */
     SOCK_HEARD = 16,    /* it received bytes once */
     SOCK_THREADED = 32, /* one thread sends, another receives: their hooks may come in the wrong order */
     SOCK_MPTCP = 64,    /* the connection above subflows: no TCP socket */
+    SOCK_RESET = 128,   /* with SOCK_ENDED: the peer's close was a RST */
 };
 
 /* One TCP socket and the process that owns its byte counters. */
@@ -85,6 +86,8 @@ struct sock_val {
     u64 window_last_ns;
     u64 window_told_ns; /* when an event last told */
     u64 ended_ns;       /* when the peer closed */
+    u32 heard;          /* jiffies of the last receive, modulo 2^32 */
+    u32 asked_seq;      /* sequence number of the exchange's first byte */
 };
 
 /* Listening sockets of one port, and who listens: the last process that began to. */
@@ -273,7 +276,7 @@ enum option { OPTION_CONNECTION_EVENTS, OPTION_MAX };
 _Static_assert(sizeof(struct proc_key) == 12, "proc_key");
 _Static_assert(sizeof(struct flow_key) == 52, "flow_key");
 _Static_assert(sizeof(struct flow_val) == 16, "flow_val");
-_Static_assert(sizeof(struct sock_val) == 208, "sock_val");
+_Static_assert(sizeof(struct sock_val) == 216, "sock_val");
 _Static_assert(sizeof(struct proc_val) == 688, "proc_val");
 _Static_assert(sizeof(struct fate_key) == 56, "fate_key");
 _Static_assert(sizeof(struct duration_key) == 56, "duration_key");
