@@ -25,7 +25,18 @@ from kernob.syscall_table import numbers
 
 _SYSCALLS = SyscallNames()
 _DEFAULT_SYSCALLS = _SYSCALLS.parse("read,write,epoll_wait,futex") if numbers() else ()
-_STRATEGIES = ("tp_btf", "raw_tp", "fentry", "kprobe", "tracepoint", "iter", "cgroup_skb", "btf")
+_STRATEGIES = (
+    "tp_btf",
+    "raw_tp",
+    "fentry",
+    "kprobe",
+    "tracepoint",
+    "iter",
+    "uprobe_multi",
+    "uprobe",
+    "cgroup_skb",
+    "btf",
+)
 WINDOW_MAX_S = 3600.0
 _DIMENSIONS = ("reliability", "latency", "stability", "packet_health", "responsiveness")
 _THRESHOLDS = ("latency_good", "latency_bad", "latency_slack_ms", "loss_good", "loss_bad")
@@ -57,6 +68,8 @@ class Settings:
     syscalls: tuple[str, ...] = _DEFAULT_SYSCALLS
     blocked_after_s: float = 10.0
     max_histogram_series: int = 1_000
+    names: bool = True
+    max_names: int = 50_000
     max_sockets: int = 65_536
     max_flows: int = 65_536
     max_processes: int = 16_384
@@ -157,6 +170,15 @@ KERNOB_SETTINGS = (
         "kernob.process.flow.io, likewise",
     ),
     Setting("KERNOB_TCP", "tcp", Flag(), "whether what happens to TCP connections is counted"),
+    Setting(
+        "KERNOB_NAMES", "names", Flag(), "whether hostnames are learned; else destinations are addresses"
+    ),
+    Setting(
+        "KERNOB_MAX_NAMES",
+        "max_names",
+        _entries("names"),
+        "hostnames of addresses that are remembered; beyond it, the least used go",
+    ),
     Setting(
         "KERNOB_MAX_HISTOGRAM_SERIES",
         "max_histogram_series",

@@ -27,8 +27,8 @@ ASKED = 1
 SILENT_AFTER_S = 10.0
 SILENT_AFTER_QUANTILES = 10
 """TERMS: an exchange is silent after max(10 s, 10 x p95), where it has not ended by then."""
-FAREWELL_BYTES, PUSH_NS, HEARD, OLDER = 32, 1_000_000_000, 16, 128
-"""bpf/exchange.h (is_farewell, is_push_stream) and enum sock_flag of bpf/types.h."""
+FAREWELL_BYTES, PUSH_NS, HEARD = 32, 1_000_000_000, 16
+"""bpf/exchange.h (is_farewell, only_sends) and enum sock_flag of bpf/types.h."""
 _ROOM = 1024
 
 
@@ -239,7 +239,7 @@ def _silent(socks: NDArray[Any], now_s: float, slow_s: NDArray[np.float64]) -> N
     """Which of these exchanges count as silent although they go on."""
     limit_s = np.fmax(SILENT_AFTER_S, SILENT_AFTER_QUANTILES * slow_s)
     waited_s = now_s - socks["sent_ns"] / 1e9
-    answered = (socks["answers"] > 0) | ((socks["flags"] & OLDER) != 0)
+    answered = (socks["answers"] > 0) | (socks["older"] > 0)
     farewell = (socks["asked"] <= FAREWELL_BYTES) & answered
     spread = socks["sent_ns"].astype(np.int64) - socks["asked_ns"].astype(np.int64)
     push = ((socks["flags"] & HEARD) == 0) & (spread > PUSH_NS)

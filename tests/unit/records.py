@@ -49,6 +49,7 @@ SOCK_VAL = np.dtype(
         ("asked_ns", "<u8"),
         ("syn_retransmits", "<u1"),
         ("silent_waits", "<u1"),
+        ("older", "<u1"),
         ("segments", "<u8"),
     ]
 )
