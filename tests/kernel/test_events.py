@@ -147,7 +147,6 @@ def test_retransmits_are_one_event_per_connection_and_second(story: Story) -> No
     assert all(in_time(event, fault) for event in found)
 
 
-@pytest.mark.lane
 def test_the_store_has_the_same_after_the_agent_was_killed(agents: Path) -> None:
     """What ticks had committed is there after kill -9; `kernob events` reads it without an agent."""
     directory = agents / "events-killed"
@@ -195,7 +194,6 @@ def test_they_arrive_as_log_records(agents: Path) -> None:
     assert all(0 <= r.observed_time_unix_nano - r.time_unix_nano < 10**10 for r in records)
 
 
-@pytest.mark.lane
 def test_a_storm_is_told_in_a_few_events_and_one_summary(agents: Path) -> None:
     """2,003 refusals of one process: at most so many a second by themselves, the rest counted exactly."""
     script = (
@@ -214,7 +212,7 @@ def test_a_storm_is_told_in_a_few_events_and_one_summary(agents: Path) -> None:
         subprocess.run(["python3", str(program)], check=True)
         seconds = time.time() - began
         agent.wait_exports(3)
-        events = [event for event in kernob_events(directory) if event["service"] == "stormy.py"]
+        events = [e for e in kernob_events(directory) if e["service"] == "stormy.py" and "tcp" in e["kind"]]
     told = [event for event in events if not event["suppressed"]]
     suppressed = sum(event["suppressed"] for event in events)
     assert len(told) + suppressed == 2003

@@ -11,8 +11,6 @@ import harness
 import pytest
 from harness import Agent, differences, run_workload, running_agent, wait_until
 
-pytestmark = pytest.mark.lane
-
 KEPT_BITS = 1 << 2 | 1 << 19  # CAP_DAC_READ_SEARCH, CAP_SYS_PTRACE
 
 
@@ -37,6 +35,7 @@ def check(agent: Agent) -> None:
     assert held(agent, "NoNewPrivs") == {1}
 
 
+@pytest.mark.lane
 def test_after_attaching_the_agent_keeps_two_capabilities_and_counts_exactly(agents: Path) -> None:
     """Reading maps, /proc and ending need no more than CAP_DAC_READ_SEARCH and CAP_SYS_PTRACE."""
     with running_agent(agents / "dropped") as agent:
@@ -76,7 +75,7 @@ BPF_AND_PERFMON = "cap_38,+cap_39"  # by number: older tools do not know their n
     ("given", "kept"),
     [
         pytest.param("", 0, id="attaching only"),
-        pytest.param(",+sys_ptrace", 1 << 19, id="compose/least-privilege.yaml"),
+        pytest.param(",+sys_ptrace", 1 << 19, id="compose/least-privilege.yaml", marks=pytest.mark.lane),
     ],
 )
 def test_few_capabilities_are_enough_to_count_exactly(

@@ -101,7 +101,8 @@ def changes_of_state(stack: Stack, since_s: float, what: str = "") -> list[str]:
 
 
 def assert_told_once(stack: Stack, since_s: float, what: str) -> None:
-    """One line that it cannot export, then one that it can again, each as often as the other."""
+    """One line that it cannot export, then, once it has tried again, one that it can: each as often."""
+    wait_for(lambda: len(changes_of_state(stack, since_s, what)) % 2 == 0, "the agent to export again")
     lines = changes_of_state(stack, since_s, what)
     told = ["cannot export" in line for line in lines]
     assert told == [True, False] * (len(lines) // 2), lines
