@@ -17,12 +17,24 @@ from typing import Any
 from compose.project import PACKAGES, ROOT, Stack, run
 from compose.rules import hours_as_seconds, quick
 
+from .business import IMAGE, PAYMENTS_NAME
+
 PROJECT = "kernob-demo"
 PROBED = "otel/opentelemetry-collector-contrib:0.158.0"
 QUIET = ("agent", "collector", "victoriametrics", "vmalert")
 """What the fast form starts: neither Grafana nor VictoriaLogs."""
 SETTINGS = {"KERNOB_HOSTMETRICS_INTERVAL": "2s", "KERNOB_EVALUATION_INTERVAL": "2s"}
-AGENT = {"KERNOB_SCRAPE_INTERVAL": "2", "KERNOB_RESEND_INTERVAL": "10"}
+LEARNING_S = 20
+AGENT = {
+    "KERNOB_SCRAPE_INTERVAL": "2",
+    "KERNOB_RESEND_INTERVAL": "10",
+    "KERNOB_SCORE_BUCKET": "2",
+    "KERNOB_SCORE_WINDOW": "30",
+    "KERNOB_SCORE_HALF_LIFE": "5",
+    # In milliseconds: before a service has been seen for long, what is usual has to be said.
+    "KERNOB_SCORE_OBJECTIVES": f"{PAYMENTS_NAME}=10",
+    "KERNOB_LEARNING_PERIOD": str(LEARNING_S),
+}
 _COLLECTOR = {
     "receivers": {
         "host_metrics": {
@@ -93,14 +105,5 @@ def build(packages: bool) -> None:
         names = "base agent collector victoriametrics demo"
         run("env", f"STACK_IMAGES={names}", "sh", "docker/stack-images.sh", limit_s=2400)
     else:
-        run(
-            "docker",
-            "build",
-            "-q",
-            "-f",
-            "docker/demo/Dockerfile",
-            "-t",
-            "kernob/demo:packages",
-            ".",
-            limit_s=900,
-        )
+        file = "docker/demo/Dockerfile"
+        run("docker", "build", "-q", "-f", file, "-t", IMAGE, ".", limit_s=900)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from demo.story import Story
 
-from . import backup, broker, dependency, disk, futex, leak
+from . import backup, broker, dependency, disk, futex, leak, service_map, stranger
 
 STORIES: tuple[Story, ...] = (
     leak.STORY,
@@ -13,5 +13,7 @@ STORIES: tuple[Story, ...] = (
     backup.STORY,
     futex.STORY,
     disk.STORY,
+    stranger.STORY,
     *dependency.STORIES,
+    service_map.STORY,
 )

@@ -18,6 +18,8 @@ from demo.network import rule
 from demo.scene import Scene, clock
 from demo.story import Story
 
+from . import scores
+
 SERVICE = "shop.py"
 CHOSEN = f'kernob_service="{SERVICE}",server_port="{PAYMENTS_PORT}",network_tcp_handshake_role="client"'
 SEGMENT_BYTES = 1448
@@ -70,6 +72,7 @@ class Count:
     least: int
     kind: str
     words: str
+    dimension: str
 
 
 def pending(scene: Scene) -> int:
@@ -99,11 +102,24 @@ def recovers(scene: Scene, metric: str, selector: str) -> None:
     scene.must(True, "the fault is taken away: payments go through, the counter rests")
 
 
+def by_name(scene: Scene, kind: str) -> None:
+    """All of it stands under the one name, though it happened at several addresses."""
+
+    def addresses() -> set[str] | None:
+        found = [e for e in scene.events(kind, SERVICE) if e["port"] == PAYMENTS_PORT]
+        peers = {e["peer"] for e in found}
+        return peers if len(peers) > 1 and {e["address"] for e in found} == {PAYMENTS_NAME} else None
+
+    peers = scene.expect("the name for several addresses", addresses, 30)
+    scene.must(True, f"at {len(peers)} addresses that rotate, all under {PAYMENTS_NAME}")
+
+
 def counted(name: str, title: str, fault: Fault, count: Count) -> Story:
     """A story of a counter and its events."""
     selector = f'error_type="{count.error}"'
 
     def run(scene: Scene) -> None:
+        scores.is_well(scene, count.dimension)
         before = pending(scene)
         with fault.during(scene):
 
@@ -116,7 +132,10 @@ def counted(name: str, title: str, fault: Fault, count: Count) -> Story:
             events = scene.expect(f"an event {count.kind}", lambda: scene.events(count.kind, SERVICE), 20)
             scene.says(f"{clock(events[-1]['time_unix_ns'] / 1e9)} {events[-1]['body']}")
             scene.must(True, f"{grown:.0f} {count.words} in VictoriaMetrics, charged to {SERVICE}")
+            by_name(scene, count.kind)
+            scores.falls(scene, count.dimension, 0.7)
         recovers(scene, count.metric, selector)
+        scores.recovers(scene, count.dimension)
         scene.see("kernob-tcp", service=SERVICE)
 
     return Story(name, title, run)
@@ -130,6 +149,7 @@ P95 = (
 
 def run_slow(scene: Scene) -> None:
     """50 ms more before each answer."""
+    scores.is_well(scene, "latency")
     before_s = scene.expect("answer times", lambda: scene.value(P95), 60)
     orders = pending(scene)
     with Fault("takes 50 ms more to answer", serves("slow")).during(scene):
@@ -139,13 +159,16 @@ def run_slow(scene: Scene) -> None:
         tell_log(scene, orders)
         scene.says(f"time to first byte, p95: {before_s * 1e3:.1f} ms before, {slow_s * 1e3:.1f} ms now")
         scene.must(slow_s - before_s > 0.04, f"{(slow_s - before_s) * 1e3:.0f} ms more")
+        scores.falls(scene, "latency", 0.7)
     scene.expect("the old answer times", lambda: (v := scene.value(P95)) and v < (before_s + slow_s) / 2, 60)
     scene.must(True, "the fault is taken away: answers are as quick as before")
+    scores.recovers(scene, "latency")
     scene.see("kernob-tcp", service=SERVICE)
 
 
 def run_loss(scene: Scene) -> None:
     """3 % of the packets to it get lost."""
+    scores.is_well(scene, "packet_health")
     orders = pending(scene)
     bytes_sent = f'{CHOSEN},network_io_direction="transmit"'
     with Fault("loses 3 % of what is sent to it", packets("numgen random mod 1000 < 30 drop")).during(scene):
@@ -160,9 +183,11 @@ def run_loss(scene: Scene) -> None:
         count = scene.grown("kernob_tcp_retransmits_total", CHOSEN)
         scene.says(f"{SERVICE} had to send {found:.1%} of its segments again, {count:.0f} so far")
         scene.must(found < LOSS_MOST, f"{found:.1%} of them, where 3 % get lost")
+        scores.falls(scene, "packet_health", 0.6)
     rest = f"sum(increase(kernob_tcp_retransmits_total{{{CHOSEN}}}[8s])) <= 1"
     scene.expect("the end of it", lambda: scene.query(rest), 90)
     scene.must(True, "the fault is taken away: nothing is sent twice any more")
+    scores.recovers(scene, "packet_health")
     scene.see("kernob-tcp", service=SERVICE)
 
 
@@ -172,25 +197,25 @@ STORIES = (
         "refuses",
         "A dependency refuses connections",
         Fault("refuses connections", packets("reject with tcp reset")),
-        Count(CONNECTIONS, "refused", 5, "connect_failed", "refused connections"),
+        Count(CONNECTIONS, "refused", 5, "connect_failed", "refused connections", "reliability"),
     ),
     counted(
         "blackhole",
         "A dependency swallows connections",
         Fault("swallows SYNs", packets("tcp flags syn drop")),
-        Count(CONNECTIONS, "timed_out", 3, "connect_failed", "connections that timed out"),
+        Count(CONNECTIONS, "timed_out", 3, "connect_failed", "connections that timed out", "reliability"),
     ),
     counted(
         "resets",
         "A dependency resets in the middle of its answers",
         Fault("sends half an answer, then RST", serves("reset")),
-        Count(DROPS, "reset_mid_response", 5, "drop", "answers cut off by a RST"),
+        Count(DROPS, "reset_mid_response", 5, "drop", "answers cut off by a RST", "stability"),
     ),
     counted(
         "silent",
         "A dependency falls silent in the middle of its answers",
         Fault("sends half an answer, then nothing", serves("silent")),
-        Count(DROPS, "stalled_mid_response", 3, "drop", "answers that stopped half-way"),
+        Count(DROPS, "stalled_mid_response", 3, "drop", "answers that stopped half-way", "responsiveness"),
     ),
     Story("slow", "A dependency gets slow", run_slow),
     Story("loss", "Packets to a dependency get lost", run_loss),

@@ -11,7 +11,7 @@ from demo.business import PAYMENTS_NAME, PAYMENTS_PORT
 from demo.scene import Scene
 
 SERVICE = "shop.py"
-WELL = 0.9
+WELL, FOLLOWS = 0.9, 0.93
 FALL_LIMIT_S, RECOVERY_LIMIT_S = 60.0, 90.0
 
 
@@ -23,9 +23,14 @@ def score(scene: Scene, dimension: str) -> float | None:
     )
 
 
+def _both(scene: Scene, dimension: str) -> tuple[float, float] | None:
+    values = score(scene, dimension) or 0.0, score(scene, "composite") or 0.0
+    return values if values[0] >= WELL and values[1] >= FOLLOWS else None
+
+
 def is_well(scene: Scene, dimension: str) -> None:
     """Before anything is done to it: a score near 1."""
-    scene.expect(f"a good score of {dimension}", lambda: (score(scene, dimension) or 0) >= WELL, 60)
+    scene.expect(f"a good score of {dimension}", lambda: _both(scene, dimension), 90)
 
 
 def falls(scene: Scene, dimension: str, below: float) -> None:
@@ -37,17 +42,16 @@ def falls(scene: Scene, dimension: str, below: float) -> None:
 
     value = scene.expect(f"{dimension} below {below}", low, FALL_LIMIT_S)
     together = scene.expect(
-        "a composite that follows", lambda: (v := score(scene, "composite")) and v < WELL and v, FALL_LIMIT_S
+        "a composite that follows",
+        lambda: (v := score(scene, "composite")) and v < FOLLOWS and v,
+        FALL_LIMIT_S,
     )
     scene.must(True, f"score of {PAYMENTS_NAME}: {dimension} {value:.2f}, composite {together:.2f}")
 
 
 def recovers(scene: Scene, dimension: str) -> None:
     """Both are well again."""
-
-    def both() -> tuple[float, float] | None:
-        values = score(scene, dimension) or 0.0, score(scene, "composite") or 0.0
-        return values if min(values) >= WELL else None
-
-    found = scene.expect(f"{dimension} and composite to recover", both, RECOVERY_LIMIT_S)
+    found = scene.expect(
+        f"{dimension} and composite to recover", lambda: _both(scene, dimension), RECOVERY_LIMIT_S
+    )
     scene.must(True, f"recovered: {dimension} {found[0]:.2f}, composite {found[1]:.2f}")
