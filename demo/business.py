@@ -112,6 +112,9 @@ class Business:
         self._start_postgres()
         self._start_redis()
         self._start_outside()
+        # A worker that is refused at first would be right about that, and so would the map.
+        self.wait_for_word("rabbit", "completed with")
+        self.wait_for_word("postgres", "ready to accept")
         places = (
             f"{self.redis_address}:6379", f"127.0.0.1:{self.ports['postgres']}",
             f"127.0.0.1:{self.ports['rabbit']}", f"{PAYMENTS_NAME}:{PAYMENTS_PORT}",
@@ -189,6 +192,8 @@ class Business:
         identity = self.owned.container(
             REDIS, IMAGE, (), ["redis-server", "--save", "", "--protected-mode", "no"]
         )
+        ready = "Ready to accept connections"
+        wait_until(lambda: ready in sh("docker", "logs", identity), "Redis is ready", START_LIMIT_S)
         form = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
         self.redis_address = sh("docker", "inspect", "--format", form, identity).strip()
 

@@ -27,6 +27,7 @@ from .story import MissingError
 
 T = TypeVar("T")
 _POLL_S = 1.0
+PATIENCE = 3
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,12 @@ class Scene:
     # ---- what is claimed ----------------------------------------------------------------------------
 
     def expect(self, what: str, probe: Callable[[], T | None], limit_s: float) -> T:
-        """What `probe` finds, asked again and again; MissingError if that is nothing within the time."""
+        """What `probe` finds, asked again and again; MissingError if that is nothing within the time.
+
+        The time is what it takes at most on a machine that has some to spare; a busy one gets three times as
+        much, but not where nothing is injected: there it is only waited for what must not come.
+        """
+        limit_s *= PATIENCE if self.faulty else 1
         deadline_s = time.monotonic() + limit_s
         self.screen.doing(f"{self.name}: waits for {what}")
         while True:

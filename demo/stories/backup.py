@@ -27,7 +27,7 @@ def run(scene: Scene) -> None:
     scene.log(f"{backup.lines()[-1]}   (all it says)")
 
     who = {"process_pid": pid, "network_io_direction": "transmit"}
-    alert = scene.expect(f"{ALERT} for PID {pid}", lambda: scene.firing(ALERT, **who), 120)[0]
+    alert = scene.expect(f"{ALERT} for PID {pid}", lambda: scene.firing(ALERT, **who), 90)[0]
     scene.says(f"{ALERT}: {alert.summary}")
     chosen = f'process_pid="{pid}",network_io_direction="transmit"'
     share = scene.expect(

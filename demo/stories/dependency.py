@@ -97,8 +97,8 @@ def recovers(scene: Scene, metric: str, selector: str) -> None:
         "payments to go through again",
         lambda: orders_in_log(scene.business.running["shop"].lines(), "paid") >= paid + 8, 60,
     )  # fmt: skip
-    calm = f"sum(increase({metric}{{{CHOSEN},{selector}}}[6s])) == 0"
-    scene.expect("its end in the metrics", lambda: scene.query(calm), 60)
+    grown = f"sum(increase({metric}{{{CHOSEN},{selector}}}[10s]))"
+    scene.expect("its end in the metrics", lambda: not scene.value(grown), 60)
     scene.must(True, "the fault is taken away: payments go through, the counter rests")
 
 
@@ -184,8 +184,8 @@ def run_loss(scene: Scene) -> None:
         scene.says(f"{SERVICE} had to send {found:.1%} of its segments again, {count:.0f} so far")
         scene.must(found < LOSS_MOST, f"{found:.1%} of them, where 3 % get lost")
         scores.falls(scene, "packet_health", 0.6)
-    rest = f"sum(increase(kernob_tcp_retransmits_total{{{CHOSEN}}}[8s])) <= 1"
-    scene.expect("the end of it", lambda: scene.query(rest), 90)
+    rest = f"sum(increase(kernob_tcp_retransmits_total{{{CHOSEN}}}[10s]))"
+    scene.expect("the end of it", lambda: (scene.value(rest) or 0) <= 1, 90)
     scene.must(True, "the fault is taken away: nothing is sent twice any more")
     scores.recovers(scene, "packet_health")
     scene.see("kernob-tcp", service=SERVICE)

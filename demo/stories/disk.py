@@ -59,10 +59,15 @@ def run(scene: Scene) -> None:
     archive = scene.program("archive.py", volume / "archive", size, pause_s, word="archiving")
     scene.fault(f"archive.py (PID {archive.pid}) writes to {device} as fast as it goes")
 
-    alert = scene.expect(f"{ALERT} for {device}", lambda: scene.firing(ALERT, device=device), 150)[0]
+    scene.expect(f"{ALERT} for {device}", lambda: scene.firing(ALERT, device=device), 100)
+    named = f"(PID {archive.pid})"
+    alert = scene.expect(
+        f"its name in {ALERT}",
+        lambda: next((a for a in scene.firing(ALERT, device=device) if named in a.summary), None), 60,
+    )  # fmt: skip
     scene.log(f"ledger.py: {ledger.lines()[-1]}   (all it says)")
     scene.says(f"{ALERT}: {alert.summary}")
-    scene.must(f"(PID {archive.pid})" in alert.summary, f"the alert names the neighbour, PID {archive.pid}")
+    scene.must(named in alert.summary, f"the alert names the neighbour, PID {archive.pid}")
     slow_s = scene.expect(
         "slow answers to the ledger", lambda: (v := scene.value(P95)) and v > before_s + 0.02 and v, 30
     )

@@ -23,7 +23,7 @@ def run(scene: Scene) -> None:
     pid = str(store.pid)
     scene.fault(f"{SERVICE} (PID {pid}) forgets to close one file a second")
 
-    alert = scene.expect(f"{ALERT} for PID {pid}", lambda: scene.firing(ALERT, process_pid=pid), 150)[0]
+    alert = scene.expect(f"{ALERT} for PID {pid}", lambda: scene.firing(ALERT, process_pid=pid), 120)[0]
     scene.log(f"{store.lines()[-1]}   (all it says)")
     scene.says(f"{ALERT}: {alert.summary} (an hour is ten seconds here)")
     open_now = scene.value(f'max(process_open_file_descriptors{{process_pid="{pid}"}})') or 0.0

@@ -17,6 +17,7 @@ from demo.stack import LEARNING_S
 from demo.story import Story
 
 SERVICE = "courier.py"
+STRANGER_PORT = 4444
 
 
 def is_learning(event: dict[str, Any]) -> bool:
@@ -31,9 +32,9 @@ def is_learning(event: dict[str, Any]) -> bool:
 def run(scene: Scene) -> None:
     """See the module."""
     business = scene.business
-    business.program("storage.py", STRANGER, STORAGE_PORT, name="stranger", outside=True)
-    business.wait_for_word("stranger", "open")
-    usual, other = f"{STORAGE_NAME}:{STORAGE_PORT}", f"{STRANGER}:{STORAGE_PORT}"
+    business.program("dropzone.py", STRANGER, STRANGER_PORT, outside=True)
+    business.wait_for_word("dropzone", "open")
+    usual, other = f"{STORAGE_NAME}:{STORAGE_PORT}", f"{STRANGER}:{STRANGER_PORT}"
     go = business.place / "go"
     courier = scene.program(SERVICE, usual, go, other if scene.faulty else usual, word="carrying")
     scene.screen.doing(f"{scene.name}: the courier is learned for {LEARNING_S} s")
@@ -50,8 +51,8 @@ def run(scene: Scene) -> None:
     learned = [e for e in scene.events("new", SERVICE) if is_learning(e)]
     scene.must(len(news()) == 1, "one event, and none more for the connections after it")
     scene.must(
-        all(e["address"] == STORAGE_NAME for e in learned),
-        f"{STORAGE_NAME} was learned in the first {LEARNING_S} s and alerts nobody",
+        [e["port"] for e in learned] == [STORAGE_PORT],
+        f"{usual} was learned in the first {LEARNING_S} s and alerts nobody",
     )
     chosen = f'kernob_service="{SERVICE}",kernob_destination_state="new"'
     seen = scene.expect(
