@@ -111,8 +111,8 @@ def _graph() -> NodeGraph:
     text = Text(
         "Service map",
         "An arrow leads from who connects to who answers. A node's ring is the share of connections to it "
-        "that did not fail; an edge is as thick as it is busy, and red where more than a twentieth failed. On "
-        "the edge: its port, kB a second. A click leads to the service's or destination's connections.",
+        "that did not fail; an edge is as thick as it is busy, and red where more than a twentieth "
+        "failed. On the edge: its port, kB a second. A click leads to the service's or destination's connections.",
         EMPTY,
     )
     calls, failed = _on("e", "c"), _on("e", "f")

@@ -277,7 +277,7 @@ class Map(Feature):
         link = self._state.link(edge)
         if self._score_of is None or link.source.kind is not NodeKind.SERVICE or not link.address:
             return {}
-        return self._score_of(link.source.title, link.address, link.port)
+        return self._score_of(link.source.title, link.host or link.address, link.port)
 
     def _look_again(self, forgotten: set[Key]) -> None:
         """Has flows to these destinations looked at again when they grow next."""

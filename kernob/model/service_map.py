@@ -41,8 +41,8 @@ class MapNode:
 class Link:
     """An edge as a flow tells it.
 
-    `address` is what was dialled, "" from outside; `serves` the port that the target listens on, 0 where
-    nobody of this host does.
+    `address` is what was dialled, "" from outside; `host` its hostname where one is known, else the same;
+    `serves` the port that the target listens on, 0 where nobody of this host does.
     """
 
     source: MapNode
@@ -51,6 +51,7 @@ class Link:
     edge_class: PeerClass
     address: str = ""
     serves: int = 0
+    host: str = ""
 
     @property
     def key(self) -> EdgeKey:

@@ -209,7 +209,8 @@ class MapState:
             if ends[0] is None or ends[1] is None:
                 continue
             source, target = (_map_node(end) for end in ends if end is not None)
-            link = Link(source, target, row.port, PeerClass(row.edge_class), row.address)
+            host = target.title if target.kind is NodeKind.NAME else row.address
+            link = Link(source, target, row.port, PeerClass(row.edge_class), row.address, 0, host)
             edge = self._add(link, row.first_unix_ns)
             self.totals[edge] = (row.tx_bytes, row.rx_bytes, row.connections, row.failures)
             self.last_ns[edge] = self._written_ns[edge] = row.last_unix_ns
