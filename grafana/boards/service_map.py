@@ -112,7 +112,7 @@ def _graph() -> NodeGraph:
         "Service map",
         "An arrow leads from who connects to who answers. A node's ring is the share of connections to it "
         "that did not fail; an edge is as thick as it is busy, and red where more than a twentieth "
-        "failed. On the edge: its port, kB a second. A click leads to the service's or destination's connections.",
+        "failed. On the edge: its port, kB a second. A click leads to the connections behind it.",
         EMPTY,
     )
     calls, failed = _on("e", "c"), _on("e", "f")
