@@ -153,9 +153,9 @@ def inside(stack: Stack, service: str, path: str) -> Path:
 
 
 def test_the_queue_s_disk_is_full(images: float) -> None:
-    """Somebody fills the disk: the Collector refuses what it cannot keep, the agent keeps it, nothing is lost.
+    """Somebody fills the disk: the Collector refuses what it cannot keep, the agent keeps it: 0 bytes lost.
 
-    The disk stays full until VictoriaMetrics is back. A queue without a free byte cannot even note what it has
+    It stays full until VictoriaMetrics is back. A queue without a free byte cannot even note what it has
     taken out (docs/stack/collector.md), so then room is made, as whoever looks after that machine would.
     """
     del images
