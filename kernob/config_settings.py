@@ -15,7 +15,18 @@ from kernob.syscall_table import numbers
 
 _SYSCALLS = SyscallNames()
 _DEFAULT_SYSCALLS = _SYSCALLS.parse("read,write,epoll_wait,futex") if numbers() else ()
-_STRATEGIES = ("tp_btf", "raw_tp", "fentry", "kprobe", "tracepoint", "iter", "cgroup_skb", "btf")
+_STRATEGIES = (
+    "tp_btf",
+    "raw_tp",
+    "fentry",
+    "kprobe",
+    "tracepoint",
+    "iter",
+    "uprobe_multi",
+    "uprobe",
+    "cgroup_skb",
+    "btf",
+)
 WINDOW_MAX_S = 3600.0
 
 
@@ -45,6 +56,8 @@ class Settings:
     syscalls: tuple[str, ...] = _DEFAULT_SYSCALLS
     blocked_after_s: float = 10.0
     max_histogram_series: int = 1_000
+    names: bool = True
+    max_names: int = 50_000
     max_sockets: int = 65_536
     max_flows: int = 65_536
     max_processes: int = 16_384
@@ -135,6 +148,15 @@ KERNOB_SETTINGS = (
         "kernob.process.flow.io, likewise",
     ),
     Setting("KERNOB_TCP", "tcp", Flag(), "whether what happens to TCP connections is counted"),
+    Setting(
+        "KERNOB_NAMES", "names", Flag(), "whether hostnames are learned; else destinations are addresses"
+    ),
+    Setting(
+        "KERNOB_MAX_NAMES",
+        "max_names",
+        _entries("names"),
+        "hostnames of addresses that are remembered; beyond it, the least used go",
+    ),
     Setting(
         "KERNOB_MAX_HISTOGRAM_SERIES",
         "max_histogram_series",

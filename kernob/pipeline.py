@@ -20,6 +20,7 @@ from kernob import event_feed
 from kernob.config import Settings
 from kernob.features.feature import Feature, Report, Tick
 from kernob.features.map import Map
+from kernob.features.names import Names
 from kernob.features.places import PlaceWatch
 from kernob.features.syscalls import Syscalls
 from kernob.features.tcp import Tcp
@@ -81,7 +82,8 @@ def kernel_options(settings: Settings) -> KernelOptions:
 
 def new_session(settings: Settings, prepare: Callable[[Session], None] | None = None) -> Session:
     """A session with every probe; nothing is loaded before it is entered."""
-    off = {name for name, wanted in (("tcp", settings.tcp), ("syscalls", settings.syscalls)) if not wanted}
+    wanted = {"tcp": settings.tcp, "syscalls": settings.syscalls, "names": settings.names}
+    off = {name for name, on in wanted.items() if not on}
     probes = [probe for probe in PROBES if probe.name not in off]
     probes = [syscalls.watching(settings.syscalls) if p is syscalls.PROBE else p for p in probes]
     sources = [source for probe in probes for source in probe.sources]
@@ -135,8 +137,10 @@ class Pipeline:
         self._feed = event_feed.EventFeed(happened, on_events)
         self._tcp = Tcp(settings, self.store, self._traffic.known, self._proc, self._resolve)
         wire = Wire(self._proc, settings.interfaces, self._traffic.destination)
+        self._names = Names(settings, on_events)
+        self._traffic.known.name_by(self._names.of)
         self._syscalls = Syscalls(settings, self.store, self._traffic.known.processes)
-        self._features: tuple[Feature, ...] = (wire, self._tcp, self._syscalls)
+        self._features: tuple[Feature, ...] = (self._names, wire, self._tcp, self._syscalls)
         if settings.map:
             self._features += (self._map(kept),)
         self._stamps = Stamps(2 * _AFTER_TICK_NS)
@@ -198,12 +202,14 @@ class Pipeline:
 
         Raises OSError where the kernel refuses.
         """
-        left = drop(lambda: (self._session.losses(), self._session.run_stats()))
+        trial = lambda: (self._session.losses(), self._session.run_stats())  # noqa: E731
+        left = drop(trial, for_uprobes=self._names.needs_admin)
         log.info("capabilities kept after attaching: %s", ", ".join(left) or "none")
 
     def watch(self) -> None:
         """Begins to take note of what comes by itself, in threads: events, and the names of containers."""
         self._feed.start()
+        self._names.start()
         if self._containers:
             self._containers.start()
 
@@ -213,6 +219,7 @@ class Pipeline:
 
     def detach(self) -> None:
         """Takes the programs away; one more tick then reads exactly what they counted."""
+        self._names.detach()
         self._session.detach()
         self._feed.stop()
 
