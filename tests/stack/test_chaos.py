@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from .compose import Stack, progress, wait_for
+from .conftest import ROOMY
 from .load import Truth, assert_exact, host_workload, steady
 
 BURST = ("many", 20, 250_000)
@@ -162,12 +163,7 @@ def test_the_queue_s_disk_is_full(images: float) -> None:
     stack = Stack(
         "kernob-ci-full",
         ("tests/stack/fast.yaml", "tests/stack/small-queue.yaml"),
-        {
-            "KERNOB_HOSTMETRICS_INTERVAL": "1s",
-            # Until they are acknowledged dead processes keep their series; none shall fold into ~other.
-            "KERNOB_MAX_PROCESS_SERIES": "100000",
-            "KERNOB_MAX_PROCESS_FLOW_SERIES": "100000",
-        },
+        {**ROOMY, "KERNOB_HOSTMETRICS_INTERVAL": "1s"},
     )
     stack.down(volumes=True)
     try:
