@@ -22,7 +22,7 @@ from .compose import EXTRA, Stack, StackError, progress, run, wait_for
 
 PROJECT = "kernob-ci"
 ROOMY = {"KERNOB_MAX_PROCESS_SERIES": "100000", "KERNOB_MAX_PROCESS_FLOW_SERIES": "100000"}
-"""Dead processes keep their series while the endpoint is away, and this machine may do other things meanwhile:
+"""Dead processes keep their series while the endpoint is away, and this machine may do other things:
 none shall fold into ~other."""
 
 
