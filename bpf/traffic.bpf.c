@@ -95,7 +95,7 @@ static __always_inline void count_slowly(u64 sk, struct sock_val *value, u16 pro
         if (!socks.lookup(&address)) /* full; otherwise another thread was first */
             lose(LOSS_SOCKS_FULL, 1);
     }
-    add_to_flow(&fresh.key, tx, rx);
+    add_to_flow(&fresh.key, tx, rx, 0, 0);
 }
 
 static __always_inline void count(u64 sk, struct sock_val *value, u16 proto, u64 tx, u64 rx, const int direct)
@@ -133,20 +133,33 @@ static __always_inline int on_send_blocked(u64 sk)
     return 0;
 }
 
+/* A receive met the connection's end, or a send failed for it. */
+static __always_inline int on_end_met(u64 sk, const int receive)
+{
+    const int direct = 0;
+    struct sock_val *value = lookup_tcp(sk, direct);
+
+    if (value && (receive || (value->flags & SOCK_RESET && has_answered(value))))
+        judge_end_met(sk, value);
+    return 0;
+}
+
 /* Nothing was received: the connection's end, or the wait that SO_RCVTIMEO allows has run out. */
 static __always_inline int on_recv_nothing(u64 sk, long received, u32 flags)
 {
     const int direct = 0;
 
-    if (received == -EAGAIN ? flags & MSG_DONTWAIT : received != 0)
+    if (!received || received == -ECONNRESET)
+        return on_end_met(sk, 1);
+    if (received != -EAGAIN || flags & MSG_DONTWAIT)
         return 0;
     struct sock_val *value = lookup_tcp(sk, direct);
     if (!value || value->key.role != ROLE_CLIENT)
         return 0;
-    if (!received)
-        judge_end_met(sk, value);
-    else if (value->waits_out < 255)
+    if (value->waits_out < 255)
         value->waits_out++;
+    if (value->phase == PHASE_ASKED)
+        note_silent_wait(value);
     return 0;
 }
 
@@ -179,6 +192,8 @@ static __always_inline int on_send(u64 sk, long sent, const int direct)
 {
     if (sent > 0)
         return on_bytes(sk, sent, 0, 0, direct);
+    if (sent == -ECONNRESET || sent == -EPIPE)
+        return on_end_met(sk, 0);
     return sent == -EAGAIN ? on_send_blocked(sk) : 0;
 }
 
