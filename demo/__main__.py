@@ -19,13 +19,14 @@ from types import FrameType
 from compose.project import StackError
 
 from . import business, stack
-from .owned import BrokenError, Owned
+from .owned import BrokenError, Owned, remove_remains
 from .runner import Runner
 from .screen import Screen
 from .stories import STORIES
 from .story import Story, choose, closing, judge
 
 EXIT_FAILED, EXIT_USAGE, EXIT_BROKEN, EXIT_INTERRUPTED = 1, 2, 3, 130
+PREFIX = "kernob-demo-"
 LOCK = Path(tempfile.gettempdir(), "kernob-demo.lock")
 
 
@@ -100,7 +101,8 @@ def alone() -> Iterator[None]:
 def run(options: argparse.Namespace, chosen: Sequence[Story], screen: Screen) -> int:
     """Bring everything up, tell the stories, take it down; the exit code."""
     began_s = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="kernob-demo-", ignore_cleanup_errors=True) as directory:
+    remove_remains(os.path.join(tempfile.gettempdir(), PREFIX))  # noqa: PTH118 a prefix is no path
+    with tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as directory:
         place = Path(directory)
         place.chmod(0o755)  # servers with users of their own live below
         packages = not stack.registry_answers()

@@ -44,6 +44,18 @@ def attempt(*command: str) -> None:
     subprocess.run(command, capture_output=True, timeout=60, check=False)
 
 
+def remove_remains(prefix: str) -> None:
+    """Mounts, loop devices and containers that a demo left which was killed; `prefix` is that of its paths."""
+    mounts = [line.split()[:2] for line in Path("/proc/self/mounts").read_text().splitlines()]
+    for device, where in reversed(mounts):
+        if where.startswith(prefix):
+            attempt("umount", where)
+            if device.startswith("/dev/loop"):
+                attempt("losetup", "--detach", device)
+    for identity in sh("docker", "ps", "-aq", "--filter", "label=kernob.demo").split():
+        attempt("docker", "rm", "-f", identity)
+
+
 def _die_with_parent() -> None:
     _LIBC.prctl(_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 

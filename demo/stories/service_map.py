@@ -90,7 +90,7 @@ def run(scene: Scene) -> None:
     scene.must(
         0 <= found[0].value <= 1, f"the edge to the payment service has its score: {found[0].value:.2f}"
     )
-    scene.see("kernob-tcp")
+    scene.see("kernob-map")
 
 
 STORY = Story("map", "The map is the business as declared, edge for edge", run)

@@ -18,6 +18,7 @@ from demo.story import Story
 
 SERVICE = "courier.py"
 STRANGER_PORT = 4444
+ALERT = "KernobNewDestination"
 
 
 def is_learning(event: dict[str, Any]) -> bool:
@@ -61,7 +62,9 @@ def run(scene: Scene) -> None:
     )  # fmt: skip
     addresses = {sample.labels["server_address"] for sample in seen}
     scene.must(addresses == {STRANGER}, f"kernob.destination.first_seen: {STRANGER} and nothing else is new")
-    scene.see("kernob-tcp", service=SERVICE)
+    fires = scene.expect(ALERT, lambda: scene.firing(ALERT, kernob_service=SERVICE), 60)
+    scene.must(len(fires) == 1, f"one alert: {ALERT}: {fires[0].summary}")
+    scene.see("kernob-map")
 
 
 STORY = Story("stranger", "A process talks to where it never talked to before", run)
