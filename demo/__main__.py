@@ -60,7 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, BrokenError) as error:
         sys.stderr.write(f"demo: {error}\n")
         return EXIT_USAGE if isinstance(error, ValueError) else EXIT_BROKEN
-    signal.signal(signal.SIGTERM, interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):  # also where whoever started it ignores the first
+        signal.signal(number, interrupt)
     try:
         with alone():
             return run(options, chosen, screen)
@@ -73,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def interrupt(_number: int, _frame: FrameType | None) -> None:
-    """SIGTERM is Ctrl-C."""
+    """Ctrl-C, or SIGTERM."""
     raise KeyboardInterrupt
 
 

@@ -45,7 +45,7 @@ def attempt(*command: str) -> None:
 
 
 def remove_remains(prefix: str) -> None:
-    """Mounts, loop devices and containers that a demo left which was killed; `prefix` is that of its paths."""
+    """Mounts, loop devices and containers of a demo that was killed; `prefix` is that of its paths."""
     mounts = [line.split()[:2] for line in Path("/proc/self/mounts").read_text().splitlines()]
     for device, where in reversed(mounts):
         if where.startswith(prefix):
