@@ -119,7 +119,7 @@ def counted(name: str, title: str, fault: Fault, count: Count) -> Story:
     selector = f'error_type="{count.error}"'
 
     def run(scene: Scene) -> None:
-        scores.is_well(scene, count.dimension)
+        good = scores.well(scene, count.dimension)
         before = pending(scene)
         with fault.during(scene):
 
@@ -133,9 +133,9 @@ def counted(name: str, title: str, fault: Fault, count: Count) -> Story:
             scene.says(f"{clock(events[-1]['time_unix_ns'] / 1e9)} {events[-1]['body']}")
             scene.must(True, f"{grown:.0f} {count.words} in VictoriaMetrics, charged to {SERVICE}")
             by_name(scene, count.kind)
-            scores.falls(scene, count.dimension, 0.7)
+            low = scores.falls(scene, count.dimension, good, 0.7)
         recovers(scene, count.metric, selector)
-        scores.recovers(scene, count.dimension)
+        scores.recovers(scene, count.dimension, good, low)
         scene.see("kernob-tcp", service=SERVICE)
 
     return Story(name, title, run)
@@ -149,7 +149,7 @@ P95 = (
 
 def run_slow(scene: Scene) -> None:
     """50 ms more before each answer."""
-    scores.is_well(scene, "latency")
+    good = scores.well(scene, "latency")
     before_s = scene.expect("answer times", lambda: scene.value(P95), 60)
     orders = pending(scene)
     with Fault("takes 50 ms more to answer", serves("slow")).during(scene):
@@ -159,16 +159,16 @@ def run_slow(scene: Scene) -> None:
         tell_log(scene, orders)
         scene.says(f"time to first byte, p95: {before_s * 1e3:.1f} ms before, {slow_s * 1e3:.1f} ms now")
         scene.must(slow_s - before_s > 0.04, f"{(slow_s - before_s) * 1e3:.0f} ms more")
-        scores.falls(scene, "latency", 0.7)
+        low = scores.falls(scene, "latency", good, 0.7)
     scene.expect("the old answer times", lambda: (v := scene.value(P95)) and v < (before_s + slow_s) / 2, 60)
     scene.must(True, "the fault is taken away: answers are as quick as before")
-    scores.recovers(scene, "latency")
+    scores.recovers(scene, "latency", good, low)
     scene.see("kernob-tcp", service=SERVICE)
 
 
 def run_loss(scene: Scene) -> None:
     """3 % of the packets to it get lost."""
-    scores.is_well(scene, "packet_health")
+    good = scores.well(scene, "packet_health")
     orders = pending(scene)
     bytes_sent = f'{CHOSEN},network_io_direction="transmit"'
     with Fault("loses 3 % of what is sent to it", packets("numgen random mod 1000 < 30 drop")).during(scene):
@@ -183,11 +183,11 @@ def run_loss(scene: Scene) -> None:
         count = scene.grown("kernob_tcp_retransmits_total", CHOSEN)
         scene.says(f"{SERVICE} had to send {found:.1%} of its segments again, {count:.0f} so far")
         scene.must(found < LOSS_MOST, f"{found:.1%} of them, where 3 % get lost")
-        scores.falls(scene, "packet_health", 0.6)
+        low = scores.falls(scene, "packet_health", good, 0.6)
     rest = f"sum(increase(kernob_tcp_retransmits_total{{{CHOSEN}}}[10s]))"
     scene.expect("the end of it", lambda: (scene.value(rest) or 0) <= 1, 90)
     scene.must(True, "the fault is taken away: nothing is sent twice any more")
-    scores.recovers(scene, "packet_health")
+    scores.recovers(scene, "packet_health", good, low)
     scene.see("kernob-tcp", service=SERVICE)
 
 

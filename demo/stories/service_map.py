@@ -48,7 +48,7 @@ def discovered(scene: Scene) -> set[Edge]:
     found = set()
     for sample in scene.query("last_over_time(kernob_map_edge[15m])"):
         source, target = (sample.labels[end].removeprefix(host) for end in ("source", "target"))
-        port = sample.labels["server_port"]
+        port = sample.labels.get("server_port", "")
         if (port in ports or source in OURS) and source not in VISITORS:
             found.add((source, target, port))
     return found
