@@ -145,7 +145,7 @@ class Pipeline:
         wire = Wire(self._proc, settings.interfaces, self._traffic.destination)
         self._names = Names(settings, on_events)
         self._traffic.known.name_by(self._names.of)
-        self.scores = Scores(settings, self.store, self._traffic.known, self._tcp)
+        self.scores = Scores(settings, self.store, self._traffic.known, self._tcp, kept)
         self._syscalls = Syscalls(settings, self.store, self._traffic.known.processes)
         self._features: tuple[Feature, ...] = (self._names, wire, self._tcp, self.scores, self._syscalls)
         if settings.map:
