@@ -46,7 +46,8 @@ class Memory:
         """As bytes."""
         out = io.BytesIO()
         facts = np.frombuffer(json.dumps(self.facts).encode(), np.uint8)
-        np.savez_compressed(out, facts=facts, **self.arrays)
+        arrays: dict[str, Any] = {"facts": facts, **self.arrays}
+        np.savez_compressed(out, **arrays)
         return out.getvalue()
 
 
