@@ -66,6 +66,8 @@ static __always_inline void count_slowly(u64 sk, struct sock_val *value, u16 pro
         read_peer(sk, &fresh.key, role, proto == IPPROTO_UDP ? IPPROTO_UDP : IPPROTO_TCP, direct);
     }
     own(&fresh.key, direct);
+    if (proto == IPPROTO_UDP && tx && fresh.key.port == DNS_PORT && fresh.key.role == ROLE_CLIENT)
+        note_asker(sk, &fresh.key);
     if (claimed) {
         u32 tgid = fresh.key.tgid;
 

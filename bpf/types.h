@@ -240,7 +240,10 @@ struct tcp_event {
     u64 first_ns; /* RETRANSMIT: the first of `count`, time_ns being the last */
 };
 
-/* An address as one process knows it; v4 in the first 4 bytes. start as in proc_key: exec changes nothing. */
+/*
+ * An address as one process knows it; v4 in the first 4 bytes. start as in proc_key: exec changes nothing.
+ * tgid 0: as it is known in a network namespace, whose inode number is in start.
+ */
 struct name_key {
     u32 tgid;
     u32 start;
@@ -250,6 +253,8 @@ struct name_key {
 struct name_val {
     u64 id;      /* of the hostname: FNV-1a of its bytes, as the process wrote it */
     u64 told_ns; /* when user space was last told */
+    u32 kind;    /* enum lookup_kind */
+    u32 pad;
 };
 
 #define LOOKUP_DATA 1536
@@ -281,7 +286,7 @@ struct lookup {
     u8 pad;      /* WIRE: 1 when the message came by TCP */
     u16 port;    /* HELLO: the peer's */
     u8 peer[16]; /* HELLO */
-    u32 pad2;
+    u32 place;   /* for the programs' own use */
     u8 data[LOOKUP_DATA];
 };
 
@@ -301,5 +306,5 @@ _Static_assert(sizeof(struct syscall_val) == 480, "syscall_val");
 _Static_assert(sizeof(struct thread_val) == 32, "thread_val");
 _Static_assert(sizeof(struct tcp_event) == 128, "tcp_event");
 _Static_assert(sizeof(struct name_key) == 24, "name_key");
-_Static_assert(sizeof(struct name_val) == 16, "name_val");
+_Static_assert(sizeof(struct name_val) == 24, "name_val");
 _Static_assert(sizeof(struct lookup) == 56 + LOOKUP_DATA, "lookup");
