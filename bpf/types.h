@@ -76,12 +76,13 @@ struct sock_val {
     u8 local[16];         /* our address, family as in key */
     u8 syn_retransmits;   /* of an attempt that still waits */
     u8 waits_out;         /* receive calls that ran their full SO_RCVTIMEO since the last byte */
-    u16 pad;
-    u32 receiver;     /* thread that received last */
-    u32 retrans_seen; /* tcp_sock.total_retrans as charged so far */
-    u32 retransmits;  /* segments since we know it */
-    u32 window_count; /* segments that no event has told yet */
-    u32 pad2;
+    u8 http;              /* enum http */
+    u8 http_seen;
+    u32 receiver;        /* thread that received last */
+    u32 retrans_seen;    /* tcp_sock.total_retrans as charged so far */
+    u32 retransmits;     /* segments since we know it */
+    u32 window_count;    /* segments that no event has told yet */
+    u32 http_end;        /* see http.h */
     u64 window_first_ns; /* of those */
     u64 window_last_ns;
     u64 window_told_ns; /* when an event last told */
