@@ -9,7 +9,7 @@ from pathlib import Path
 from kernob.export.telemetry import OWN_METRICS
 from kernob.model import MetricSpec
 from kernob.probes import syscalls, tcp, traffic
-from kernob.state import baseline, events, map_series
+from kernob.state import baseline, events, map_series, score_series
 from kernob.state.reconcile import REPAIRS
 
 TARGET = Path(__file__).resolve().parents[1] / "docs" / "metrics.md"
@@ -69,6 +69,7 @@ def document() -> str:
         HEAD,
         table("Traffic", traffic.SPECS),
         table("TCP", (*tcp.SPECS, REPAIRS, *events.SPECS)),
+        table("Scores", score_series.SPECS),
         HISTOGRAMS,
         table("Service map", (*map_series.SPECS, *baseline.SPECS)),
         table("System calls", syscalls.SPECS),

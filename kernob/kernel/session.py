@@ -27,7 +27,7 @@ from kernob.kernel import attach, compiler, headers, offsets, ringbuf, syscall, 
 from kernob.kernel.attach import Hook, Link, Loader
 from kernob.kernel.btf import VMLINUX, Btf
 from kernob.kernel.maps import ARRAY_OF_MAPS, BpfMap, SwappedMap
-from kernob.kernel.programs import RunStats
+from kernob.kernel.programs import Program, RunStats
 from kernob.model import Attempt, HookReport, MapUsage, ProbeState
 
 log = logging.getLogger(__name__)
@@ -37,6 +37,7 @@ _COMMON_SOURCES = (
     "common.h",
     "facts.h",
     "socket.h",
+    "names.h",
     "connection.h",
     "http.h",
     "exchange.h",
@@ -68,7 +69,7 @@ class KernelOptions:
 
 
 class Session:
-    """See the module. Attributes: `reports`, one HookReport per hook in the order of attaching, then others."""
+    """See the module. Attributes: `reports`, one HookReport per hook in the order of attaching, then HTTP's."""
 
     def __init__(
         self,
@@ -112,9 +113,9 @@ class Session:
             macros = {**macros, "HAVE_RINGBUF": 1}
         refusal = self._why_not_http(btf)
         if not refusal and not self._attach({**macros, "HTTP_EVIDENCE": 1}, btf):
+            self.close()
             refusal = "hooks that cannot be done without would not attach with it"
         if refusal:
-            self.close()
             self._attach(macros, btf)
         if _HTTP_USER in self._sources:
             self.reports += (_http_report(refusal),)
@@ -153,7 +154,7 @@ class Session:
 
     def _why_not_http(self, btf: Btf | None) -> str:
         """Why programs may not look at what a call has sent or received, "" where they may."""
-        if not self._options.http:
+        if not self._options.http or _HTTP_USER not in self._sources:
             return "switched off: KERNOB_HTTP"
         if btf is None:
             return "needs BTF"
@@ -204,6 +205,14 @@ class Session:
     def map(self, name: str) -> BpfMap:
         """A map by its name in C; KeyError for one that does not exist."""
         return self._maps[name]
+
+    def program(self, name: str) -> Program | None:
+        """A loaded program by its name in C, for a hook whose places come later (uprobes)."""
+        return next((link.program for _hook, link in self._links if link.program.name == name), None)
+
+    def strategy(self, probe: str, hook: str) -> str:
+        """How a hook was attached, "" where it is not."""
+        return next((r.strategy for r in self.reports if (r.probe, r.hook) == (probe, hook)), "")
 
     def swapped(self, name: str) -> SwappedMap:
         """An array of maps by its name in C; KeyError for one that does not exist."""
@@ -276,7 +285,7 @@ class Session:
 
 
 def _http_report(refusal: str) -> HookReport:
-    """Looking at HTTP is no hook of its own but a part of two; to whoever asks it is one more that may fail."""
+    """Looking at HTTP is a part of two hooks; to whoever asks it is one more that may fail."""
     strategy = "helper:task_pt_regs"
     attempt = Attempt(strategy, not refusal, refusal)
     state = ProbeState.FAILED if refusal else ProbeState.ATTACHED

@@ -7,14 +7,20 @@ where no agent runs. Totals are written as they stand, so that writing twice cha
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from kernob.errors import StoreError
 from kernob.model import DestinationRow, DestinationState, EdgeKey, EdgeRow, NodeRow
+from kernob.model.service_map import as_dict
+from kernob.state.destination_choice import choose
 from kernob.state.history import opened
+from kernob.state.store import BUSY_MS, FILE_NAME, refuse_foreign
 
 _NODE: Final = "INSERT OR REPLACE INTO map_nodes VALUES (?, ?, ?, ?, ?, ?, ?)"
 _EDGE: Final = "INSERT OR REPLACE INTO map_edges VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -87,3 +93,37 @@ def read_map(directory: Path) -> Stored:
             )
         ]
     return nodes, edges, destinations
+
+
+def map_document(directory: Path, since_unix_ns: int) -> Mapping[str, Any]:
+    """What the agent's report `map` says, out of the file. Raises StoreError."""
+    nodes, edges, _ = read_map(directory)
+    edges = [edge for edge in edges if edge.last_unix_ns >= since_unix_ns]
+    used = {name for edge in edges for name in (edge.source, edge.target)}
+    return {
+        "host": "",
+        "nodes": [as_dict(node) for node in nodes if node.id in used],
+        "edges": [as_dict(edge) for edge in edges],
+    }
+
+
+def destinations_document(directory: Path, words: Mapping[str, str]) -> Mapping[str, Any]:
+    """What the agent's report `destinations` says and does, in the file. Raises StoreError, ValueError."""
+    rows = choose(read_map(directory)[2], words)
+    if words.get("do", "list") == "list":
+        shown = [as_dict(row) | {"state": row.state.value} for row in rows]
+        return {"host": "", "destinations": shown}
+    path = directory / FILE_NAME
+    refuse_foreign(path)
+    changed = [row for row in rows if row.state is not DestinationState.ACCEPTED]
+    try:
+        with contextlib.closing(sqlite3.connect(path, timeout=BUSY_MS / 1000)) as connection, connection:
+            if words["do"] == "accept":
+                accepted = [dataclasses.replace(row, state=DestinationState.ACCEPTED) for row in changed]
+                write_destinations(connection, accepted)
+            else:
+                changed = rows
+                write_destinations(connection, (), [(r.service, r.target, r.port) for r in rows])
+    except sqlite3.Error as error:
+        raise StoreError(f"cannot change {path}: {error}") from error
+    return {"changed": len(changed), "matched": len(rows)}

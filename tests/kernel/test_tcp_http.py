@@ -40,7 +40,7 @@ def watch(agents: Path) -> Iterator[Watch]:
 
 
 def recv(sock: socket.socket) -> None:
-    """Reads to the end by recv(), as most do."""
+    """To the end by recv, as most read."""
     while sock.recv(8192):
         pass
 
@@ -53,7 +53,7 @@ def recv_small(sock: socket.socket) -> None:
 
 
 def read(sock: socket.socket) -> None:
-    """By read() on the descriptor, waiting by epoll, as event loops do."""
+    """By the descriptor and read(), waiting by epoll, as event loops do."""
     poller = select.epoll()
     poller.register(sock, select.EPOLLIN)
     while poller.poll(10) and os.read(sock.fileno(), 4096):
@@ -67,7 +67,7 @@ def readv(sock: socket.socket) -> None:
 
 
 def recvmsg(sock: socket.socket) -> None:
-    """By recvmsg() into one buffer."""
+    """Into one buffer by recvmsg()."""
     while sock.recvmsg(5000)[0]:
         pass
 
