@@ -38,8 +38,6 @@ enum http {
 #define FOUR(a, b, c, d) ((u32)(a) | (u32)(b) << 8 | (u32)(c) << 16 | (u32)(d) << 24)
 #define AT(type, offset) (*(volatile type *)(head->text + (offset)))
 
-static u64 (*task_pt_regs)(u64 task) = (void *)175;
-
 struct buffer {
     u64 start;
     u64 length;
