@@ -69,7 +69,7 @@ class KernelOptions:
 
 
 class Session:
-    """See the module. Attributes: `reports`, one HookReport per hook in the order of attaching, then HTTP's."""
+    """See the module. Attributes: `reports`, one HookReport per hook in order, then HTTP's."""
 
     def __init__(
         self,

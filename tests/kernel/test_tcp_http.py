@@ -53,7 +53,7 @@ def recv_small(sock: socket.socket) -> None:
 
 
 def read(sock: socket.socket) -> None:
-    """By the descriptor and read(), waiting by epoll, as event loops do."""
+    """By descriptor, waiting by epoll, as event loops do."""
     poller = select.epoll()
     poller.register(sock, select.EPOLLIN)
     while poller.poll(10) and os.read(sock.fileno(), 4096):
@@ -67,7 +67,7 @@ def readv(sock: socket.socket) -> None:
 
 
 def recvmsg(sock: socket.socket) -> None:
-    """Into one buffer by recvmsg()."""
+    """Into one buffer, as a message."""
     while sock.recvmsg(5000)[0]:
         pass
 
