@@ -12,6 +12,7 @@ import click
 from kernob.commands.doctor import config, doctor, health
 from kernob.commands.events import events
 from kernob.commands.run import run
+from kernob.commands.syscalls import blocked, syscalls
 from kernob.commands.top import top
 
-COMMANDS: tuple[click.Command, ...] = (run, top, events, doctor, health, config)
+COMMANDS: tuple[click.Command, ...] = (run, top, events, syscalls, blocked, doctor, health, config)

@@ -81,7 +81,7 @@ class ProcSockets:
         for pid in self._pids():
             if len(found) == len(wanted):
                 break
-            for link in _links(f"{self._root}/{pid}/fd"):
+            for _number, link in links(f"{self._root}/{pid}/fd"):
                 inode = wanted.get(link)
                 if inode is not None:
                     found.setdefault(inode, pid)
@@ -100,15 +100,15 @@ class ProcSockets:
         return int(number) if number.isdecimal() else 0
 
 
-def _links(directory: str) -> Iterator[str]:
-    """What the descriptors of a process point to; nothing where it is gone or forbidden."""
+def links(directory: str) -> Iterator[tuple[str, str]]:
+    """The descriptors of a process, and what they point to; nothing where it is gone or forbidden."""
     try:
         names = os.listdir(directory)  # noqa: PTH208 - likewise
     except OSError:
         return
     for name in names:
         try:
-            yield os.readlink(f"{directory}/{name}")  # noqa: PTH115 - likewise
+            yield name, os.readlink(f"{directory}/{name}")  # noqa: PTH115 - likewise
         except OSError:
             continue
 
@@ -121,14 +121,14 @@ def _read_table(path: str, netns: int) -> list[ProcSocket]:
             if len(fields) < 10 or fields[3] not in ACTIVE_STATES or not fields[9].isdigit():
                 continue
             try:
-                local, peer = _end(fields[1]), _end(fields[2])
+                local, peer = end_of(fields[1]), end_of(fields[2])
             except ValueError:
                 continue
             found.append(ProcSocket(netns, *local, *peer, ACTIVE_STATES[fields[3]], int(fields[9])))
     return found
 
 
-def _end(field: bytes) -> tuple[bytes, int]:
+def end_of(field: bytes) -> tuple[bytes, int]:
     """Address and port out of "0100007F:0016": words in the machine's byte order."""
     address, _, port = field.partition(b":")
     raw = bytes.fromhex(address.decode("ascii"))
