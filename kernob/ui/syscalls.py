@@ -200,7 +200,7 @@ def _calls(found: list[Line]) -> str:
 
 def _titles(width: int, choice: Choice) -> str:
     who = "SERVICE/PROCESS" + ("[PID]" if choice.group == "process" else "")
-    spark = f" {'1us          3m':<{_SPARK_CELLS}}" if width >= _WIDE else ""
+    spark = f" {'1us         3m':<{_SPARK_CELLS}}" if width >= _WIDE else ""
     figures = " ".join(f"{name:>6}" for name in ("P50", "P95", "P99", "MAX"))
     return f"{fit(who, _name_cells(width))} {'CALL':<12} {'COUNT':>6} {'TIME':>6} SHARE{spark} {figures}"
 
