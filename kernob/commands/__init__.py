@@ -11,8 +11,20 @@ import click
 
 from kernob.commands.doctor import config, doctor, health
 from kernob.commands.events import events
+from kernob.commands.map import destinations, map_
 from kernob.commands.run import run
 from kernob.commands.syscalls import blocked, syscalls
 from kernob.commands.top import top
 
-COMMANDS: tuple[click.Command, ...] = (run, top, events, syscalls, blocked, doctor, health, config)
+COMMANDS: tuple[click.Command, ...] = (
+    run,
+    top,
+    events,
+    map_,
+    destinations,
+    syscalls,
+    blocked,
+    doctor,
+    health,
+    config,
+)

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from kernob.kernel.proc_sockets import end_of, links
+from kernob.kernel.proc_sockets import links, read_end
 from kernob.syscall_table import words
 
 BY_DESCRIPTOR: Final = frozenset(
@@ -326,7 +326,7 @@ def _internet(table: str, line: bytes) -> tuple[int, str]:
 
 
 def _shown(field: bytes) -> str:
-    address, port = end_of(field)
+    address, port = read_end(field)
     ip = ipaddress.ip_address(address)
     mapped = getattr(ip, "ipv4_mapped", None) or ip
     return f"[{mapped}]:{port}" if ":" in str(mapped) else f"{mapped}:{port}"

@@ -25,6 +25,7 @@ EVENT_KINDS: dict[str, str] = {
     "kernob.tcp.stall": "a peer that takes no more data (zero window)",
     "kernob.tcp.timeout": "a connection that timed out: data or keepalive probes unacknowledged for too long",
     "kernob.tcp.connection": "a connection that was opened or closed; only where asked for",
+    "kernob.destination.new": "a service that talked to a destination it was never seen to talk to before",
 }
 """Every kind of event, and what it is an event of."""
 

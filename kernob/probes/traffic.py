@@ -193,6 +193,7 @@ class Loss(enum.IntEnum):
     EVENTS_FULL = 7
     SYSCALLS_FULL = 8
     THREADS_FULL = 9
+    LOOKUPS_FULL = 10
 
 
 @dataclass(frozen=True, slots=True)

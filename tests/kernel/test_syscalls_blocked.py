@@ -232,7 +232,7 @@ def test_the_screens_say_what_a_process_does(agent: Agent) -> None:
         assert f"pipe written by {OWN_COMM}[{os.getpid()}]" in out
         code, out, _ = run_client(agent, "blocked", "--pid", str(actor.pid), "--json")
         assert json.loads(out)["threads"] == {"stuck": 0, "waiting": 1, "idle": 0}
-    agent.wait_lines(2)
+    agent.wait_exports(2)
     found = [h for a, h in histograms(agent.otlp, "kernob.syscall.duration") if a["kernob.syscall"] == "read"]
     assert sum(h.count for h in found) >= 500
     times = {a.get("process.pid"): n for a, n in agent.totals().series("kernob.process.syscall.time")}
@@ -244,7 +244,7 @@ def test_the_screens_say_what_a_process_does(agent: Agent) -> None:
 def test_switched_off_there_is_nothing_of_it(agents: Path) -> None:
     """KERNOB_SYSCALLS=none: no hook, no series; who asks is told why."""
     with running_agent(agents / "off", syscalls="none") as agent:
-        agent.wait_lines(2)
+        agent.wait_exports(2)
         text = agent.otlp.read_text(encoding="utf-8")
         assert "kernob.syscall" not in text
         assert "process.syscall" not in text
