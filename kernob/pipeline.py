@@ -22,6 +22,7 @@ from kernob.features.feature import Feature, Report, Tick
 from kernob.features.map import Map
 from kernob.features.names import Names
 from kernob.features.places import PlaceWatch
+from kernob.features.scores import Scores
 from kernob.features.syscalls import Syscalls
 from kernob.features.tcp import Tcp
 from kernob.features.wire import Wire
@@ -82,7 +83,12 @@ def kernel_options(settings: Settings) -> KernelOptions:
 
 def new_session(settings: Settings, prepare: Callable[[Session], None] | None = None) -> Session:
     """A session with every probe; nothing is loaded before it is entered."""
-    wanted = {"tcp": settings.tcp, "syscalls": settings.syscalls, "names": settings.names}
+    wanted = {
+        "tcp": settings.tcp,
+        "syscalls": settings.syscalls,
+        "names": settings.names,
+        "waits": settings.tcp and settings.scores,
+    }
     off = {name for name, on in wanted.items() if not on}
     probes = [probe for probe in PROBES if probe.name not in off]
     probes = [syscalls.watching(settings.syscalls) if p is syscalls.PROBE else p for p in probes]
@@ -139,8 +145,9 @@ class Pipeline:
         wire = Wire(self._proc, settings.interfaces, self._traffic.destination)
         self._names = Names(settings, on_events)
         self._traffic.known.name_by(self._names.of)
+        self.scores = Scores(settings, self.store, self._traffic.known, self._tcp)
         self._syscalls = Syscalls(settings, self.store, self._traffic.known.processes)
-        self._features: tuple[Feature, ...] = (self._names, wire, self._tcp, self._syscalls)
+        self._features: tuple[Feature, ...] = (self._names, wire, self._tcp, self.scores, self._syscalls)
         if settings.map:
             self._features += (self._map(kept),)
         self._stamps = Stamps(2 * _AFTER_TICK_NS)
@@ -162,7 +169,8 @@ class Pipeline:
             return info.service if info else ""
 
         places = PlaceWatch(Listening(settings.proc_root), ProcSockets(settings.proc_root), service_of_pid)
-        return Map(settings, self.store, known, self._tcp.connections, places, kept)
+        score_of = self.scores.score if settings.scores else None
+        return Map(settings, self.store, known, self._tcp.connections, places, kept, score_of)
 
     def __enter__(self) -> Pipeline:
         """Attaches. Raises PreconditionError or KernelError with nothing left behind."""
@@ -225,7 +233,9 @@ class Pipeline:
 
     def events(self) -> list[Event]:
         """What happened since the last call, as far as the rate cap admits it. Cheap where nothing did."""
-        return self._feed.take(self._session) + [e for feature in self._features for e in feature.events()]
+        found = self._feed.take(self._session)
+        self.scores.saw(found)
+        return found + [event for feature in self._features for event in feature.events()]
 
     def summaries(self) -> list[Event]:
         """What was beyond the rate cap since the last call: once a scheduled tick."""
@@ -291,10 +301,10 @@ class Pipeline:
             "map_full": int(counts[Loss.FLOWS_FULL] + counts[Loss.PROCS_FULL]),
             "sockets_full": int(counts[Loss.SOCKS_FULL]),
             **{cause: n for feature in self._features for cause, n in feature.losses(counts).items()},
-            "series_cap": self._traffic.folded
-            + self._tcp.connections.folded
-            + self._syscalls.folded
-            + self._feed.folded,
+            "series_cap": sum(
+                each.folded
+                for each in (self._traffic, self._tcp.connections, self._syscalls, self._feed, self.scores)
+            ),
             "recursion": sum(s.recursion_misses for s in self._session.run_stats().values()),
             **(self._feed.losses(self._session) if self._settings.tcp else {}),
         }

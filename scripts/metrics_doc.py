@@ -9,7 +9,7 @@ from pathlib import Path
 from kernob.export.telemetry import OWN_METRICS
 from kernob.model import MetricSpec
 from kernob.probes import syscalls, tcp, traffic
-from kernob.state import baseline, events, map_series
+from kernob.state import baseline, events, map_series, score_series
 from kernob.state.blocked import BLOCKED
 from kernob.state.reconcile import REPAIRS
 
@@ -70,6 +70,7 @@ def document() -> str:
         HEAD,
         table("Traffic", traffic.SPECS),
         table("TCP", (*tcp.SPECS, REPAIRS, *events.SPECS)),
+        table("Scores", score_series.SPECS),
         HISTOGRAMS,
         table("Service map", (*map_series.SPECS, *baseline.SPECS)),
         table("System calls", (*syscalls.SPECS, BLOCKED)),

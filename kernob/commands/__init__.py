@@ -13,6 +13,7 @@ from kernob.commands.doctor import config, doctor, health
 from kernob.commands.events import events
 from kernob.commands.map import destinations, map_
 from kernob.commands.run import run
+from kernob.commands.scores import score, scores
 from kernob.commands.syscalls import blocked, syscalls
 from kernob.commands.top import top
 
@@ -20,6 +21,8 @@ COMMANDS: tuple[click.Command, ...] = (
     run,
     top,
     events,
+    scores,
+    score,
     map_,
     destinations,
     syscalls,
