@@ -62,7 +62,7 @@ class Blocked:
                 continue
             seen[identity] = wait
             executable, service = self._who(value)
-            kind = class_of(wait.call, wait.on, wait.state, wait.arguments)
+            kind = _class(wait)
             found[executable, service, wait.call, wait.on, kind] += 1
         self._seen = seen
         self.state.see(found, since_unix_ns)
@@ -117,5 +117,9 @@ def _row(
         "on": wait.on,
         "what": "",
         "state": wait.state,
-        "class": class_of(wait.call, wait.on, wait.state, wait.arguments),
+        "class": _class(wait),
     }
+
+
+def _class(wait: Wait) -> str:
+    return class_of(wait.call, wait.on, wait.state, wait.arguments, wait.interactive)

@@ -53,7 +53,7 @@ class Wait:
     """One thread in a call.
 
     `on`: socket, pipe, file, device, terminal, epoll, eventfd, timerfd, ..., futex, nothing, unknown. `state`
-    is the letter of /proc/PID/stat (D: cannot be interrupted).
+    is the letter of /proc/PID/stat (D: cannot be interrupted); `interactive`: its process has a terminal.
     """
 
     pid: int
@@ -65,6 +65,7 @@ class Wait:
     arguments: tuple[int, ...]
     link: str = ""
     inode: int = 0
+    interactive: bool = False
 
 
 @dataclass(slots=True)
@@ -104,11 +105,12 @@ class Waits:
             return None
         try:
             thread = self._clean(Path(f"{task}/comm").read_bytes().strip(), 16)
-            state = _text(f"{task}/stat").rpartition(")")[2].split()[:1]
-        except OSError:
+            state, *others = _text(f"{task}/stat").rpartition(")")[2].split()[:5]
+        except (OSError, ValueError):  # it ended
             return None
         on, link, inode = self._object(pid, call, arguments)
-        return Wait(pid, tid, call, thread, state[0] if state else "", on, arguments, link, inode)
+        interactive = len(others) == 4 and others[3] != "0"
+        return Wait(pid, tid, call, thread, state, on, arguments, link, inode, interactive)
 
     def _object(self, pid: int, call: str, arguments: tuple[int, ...]) -> tuple[str, str, int]:
         if call == "futex":

@@ -5,9 +5,10 @@ In: what each such thread waits for. Out: `kernob.syscall.blocked`, a gauge. Cal
 Most threads of a machine sit in a call, rightly: a pool waits for work, a server for a request. So each wait
 is of a class, by what it is for:
 
-stuck    what is asked of the machine and not of a peer takes long: a write, a file, a sync, a connect, a lock
-         whose owner the kernel knows, anything that cannot be interrupted (state D)
-waiting  for data of somebody else: a read of a socket or pipe
+stuck    what should return by itself takes long: a write, a file, a sync, a connect, a lock whose owner the
+         kernel knows, anything that cannot be interrupted (state D)
+waiting  for data of somebody else: a read of a socket or pipe; a write to one by a process with a terminal,
+         which more often than not is a pager that somebody left open
 idle     for whatever comes: epoll, poll, accept, timers, signals, a terminal, a futex (where the kernel
          cannot tell a lock from an idle worker)
 """
@@ -62,7 +63,7 @@ Who = tuple[str, str, str, str, str]
 """Executable, service, call, on, class."""
 
 
-def class_of(call: str, on: str, state: str, arguments: tuple[int, ...]) -> str:
+def class_of(call: str, on: str, state: str, arguments: tuple[int, ...], interactive: bool = False) -> str:
     """The class of a wait; `state` as in /proc/PID/stat, `arguments` those of the call where they are known.
 
     >>> class_of("write", "pipe", "S", ()), class_of("read", "socket", "S", ())
@@ -76,7 +77,7 @@ def class_of(call: str, on: str, state: str, arguments: tuple[int, ...]) -> str:
         return IDLE
     if call in _READS:
         return WAITING if on in _FROM_PEERS else STUCK if on in _FROM_DISKS else IDLE
-    return STUCK
+    return WAITING if interactive and on in {*_FROM_PEERS, "terminal"} else STUCK
 
 
 class BlockedState:

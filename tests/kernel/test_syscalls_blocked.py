@@ -84,6 +84,7 @@ def test_a_writer_to_a_full_pipe_is_stuck_on_its_reader(agent: Agent) -> None:
         signal.pause()
 
     def fill() -> None:
+        os.setsid()  # a process with a terminal would count as waiting
         os.close(reader)
         while True:
             os.write(writer, bytes(65536))

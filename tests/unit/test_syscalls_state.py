@@ -208,3 +208,10 @@ def test_blocked_counts_appear_change_and_end() -> None:
 def test_what_a_wait_means(call: str, on: str, state: str, arguments: tuple[int, ...], expected: str) -> None:
     """Pools and servers wait all day: only what is asked of the machine itself is stuck."""
     assert class_of(call, on, state, arguments) == expected
+
+
+def test_somebody_who_left_a_pager_open_is_no_alarm() -> None:
+    """A write to a pipe by a process with a terminal waits for a person; its disk can be stuck."""
+    assert class_of("write", "pipe", "S", (), interactive=True) == WAITING
+    assert class_of("write", "file", "S", (), interactive=True) == STUCK
+    assert class_of("write", "pipe", "D", (), interactive=True) == STUCK
