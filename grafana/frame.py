@@ -89,6 +89,12 @@ def service(metric: str = "kernob_flow_io_bytes_total") -> dashboard.QueryVariab
     return _labels("service", "Service", says, series, "kernob_service").all_value(".*")
 
 
+def peer_class() -> dashboard.QueryVariable:
+    """Classes of edges: localhost, internal, external, self-hosted."""
+    series = select("kernob:map:edge", HOST)
+    return _labels("class", "Class", "Where the peer lives", series, "kernob_peer_class").all_value(".*")
+
+
 def call(metric: str) -> dashboard.QueryVariable:
     """System calls of the chosen services."""
     series = select(metric, HOST, 'kernob_service=~"$service"')

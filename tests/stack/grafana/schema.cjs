@@ -45,9 +45,10 @@ const TYPES = {
         exemplars?: { color: string }; rowsFrame?: { value?: string; layout?: g.HeatmapCellLayout };
         yAxis?: { unit?: string; axisPlacement?: g.AxisPlacement; reverse?: boolean };
       };
+      nodeGraph: { nodes?: { mainStatUnit?: string }; edges?: { mainStatUnit?: string } };
     };
     type Custom = {
-      timeseries: g.GraphFieldConfig; table: g.TableFieldOptions; stat: {}; bargauge: {};
+      timeseries: g.GraphFieldConfig; table: g.TableFieldOptions; stat: {}; bargauge: {}; nodeGraph: {};
       heatmap: { hideFrom?: g.HideSeriesConfig; scaleDistribution?: g.ScaleDistributionConfig };
     };`,
   13: `
@@ -57,6 +58,7 @@ const TYPES = {
     import type * as stat from '@grafana/schema/dist/types/raw/composable/stat/panelcfg/x/types.gen';
     import type * as bargauge from '@grafana/schema/dist/types/raw/composable/bargauge/panelcfg/x/types.gen';
     import type * as heatmap from '@grafana/schema/dist/types/raw/composable/heatmap/panelcfg/x/types.gen';
+    import type * as nodegraph from '@grafana/schema/dist/types/raw/composable/nodegraph/panelcfg/x/types.gen';
     import type * as table from '@grafana/schema/dist/types/raw/composable/table/panelcfg/x/types.gen';
     type Dashboard = Omit<dashboard.Dashboard, 'panels' | 'templating'>;
     type Variable = dashboard.VariableModel;
@@ -65,9 +67,10 @@ const TYPES = {
     type Options = {
       timeseries: timeseries.Options; stat: stat.Options; bargauge: bargauge.Options; table: table.Options;
       heatmap: heatmap.Options;
+      nodeGraph: nodegraph.Options;
     };
     type Custom = {
-      timeseries: timeseries.FieldConfig; table: table.FieldConfig; stat: {}; bargauge: {};
+      timeseries: timeseries.FieldConfig; table: table.FieldConfig; stat: {}; bargauge: {}; nodeGraph: {};
       heatmap: heatmap.FieldConfig;
     };`,
 };
