@@ -102,7 +102,7 @@ def totals(directory: Path) -> set[int]:
 
 
 def test_kills_lose_nothing_that_was_written(tmp_path: Path) -> None:
-    """SIGKILL at any moment of a write: each edge has the same tick's total; none falls (KERNOB_TEST_KILLS times)."""
+    """SIGKILL amid a write: each edge has the same tick's total, none falls (KERNOB_TEST_KILLS)."""
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(_LIVES), str(tmp_path), str(KILLS)],
         cwd=ROOT,
