@@ -156,8 +156,9 @@ class Pipeline:
         self.scores = Scores(settings, self.store, self._traffic.known, self._tcp)
         self._syscalls = Syscalls(settings, self.store, self._traffic.known.processes)
         self._features: tuple[Feature, ...] = (self._names, wire, self._tcp, self.scores, self._syscalls)
-        if settings.map:
-            self._features += (self._map(kept),)
+        self._service_map = self._map(kept) if settings.map else None
+        if self._service_map is not None:
+            self._features += (self._service_map,)
         self._stamps = Stamps(2 * _AFTER_TICK_NS)
         self._started_unix_ns = self._previous_unix_ns = self._stamps.restart()
         self._window_started_s = self._checked_s = time.monotonic()
@@ -314,7 +315,8 @@ class Pipeline:
             "series_cap": sum(
                 each.folded
                 for each in (self._traffic, self._tcp.connections, self._syscalls, self._feed, self.scores)
-            ),
+            )
+            + (self._service_map.folded if self._service_map is not None else 0),
             "recursion": sum(s.recursion_misses for s in self._session.run_stats().values()),
             **(self._feed.losses(self._session) if self._settings.tcp else {}),
         }

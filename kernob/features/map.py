@@ -307,9 +307,10 @@ class Map(Feature):
         events, self._events = self._events, []
         return events
 
-    def losses(self, counts: NDArray[Any]) -> dict[str, int]:
-        """Edges that had no room of their own."""
-        return {"map_edges": self._state.folded}
+    @property
+    def folded(self) -> int:
+        """How often an edge was folded for the cap (cumulative)."""
+        return self._state.folded
 
     def reports(self) -> dict[str, Report]:
         """What `kernob map` and `kernob destinations` ask."""
