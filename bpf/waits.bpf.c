@@ -11,7 +11,8 @@
  *   ppoll        sys_enter_ppoll, sys_exit_ppoll             (the kernel overwrites the timeout, so it is
  * timed) select       sys_enter_x, sys_exit_x of select, pselect6 (likewise; and the set of descriptors) Only
  * an exit with result 0, which means that nothing came in time, goes any further: the sockets behind the
- * descriptors that were waited on for input are looked up, at most 96. Cost: see benchmarks/README.md.
+ * descriptors that were waited on for input are looked up, at most 96 (select: all 1024). Cost: see
+ * benchmarks/README.md.
  *
  * Blind spots: the 97th descriptor and later; epoll within epoll; io_uring's own timeouts; 32-bit programs.
  */
@@ -20,22 +21,21 @@
 #define WAIT_DESCRIPTORS 96
 #define EPOLL_DEPTH      16                          /* a red-black tree of 96 nodes is at most 13 deep */
 #define WAIT_IN          (0x1 | 0x2 | 0x40 | 0x2000) /* POLLIN, POLLPRI, POLLRDNORM, POLLRDHUP; as in epoll */
-#define SELECT_WORDS     2
+#define SELECT_WORDS     16                          /* FD_SETSIZE: 1024 descriptors */
 
 #if defined(__TARGET_ARCH_arm64) || defined(KERNOB_ARCH_ARM64)
+#define CALL_SELECT   ~0U /* there is none */
 #define OFF_REGS_ARG1 272 /* pt_regs.orig_x0 */
 #define OFF_REGS_ARG2 8
 #define OFF_REGS_ARG3 16
 #define OFF_REGS_ARG4 24
 #else
+#define CALL_SELECT   23  /* its timeout is in microseconds, that of pselect6 in nanoseconds */
 #define OFF_REGS_ARG1 112 /* pt_regs.di, si, dx, r10 */
 #define OFF_REGS_ARG2 104
 #define OFF_REGS_ARG3 96
 #define OFF_REGS_ARG4 56
 #endif
-
-/* Helper 175 (Linux 5.15). */
-static u64 (*task_pt_regs)(u64 task) = (void *)175;
 
 /* epoll_walks: where the walk through an epoll's descriptors is: one per CPU, too large for the stack. */
 struct epoll_walk {
@@ -171,15 +171,22 @@ int tp__poll_exit(u64 *ctx)
     return 0;
 }
 
-static __always_inline int begin_timed(u64 timeout, u64 set, u64 count)
+/* `timeout`: seconds and `unit` ns; shorter ones than a wait are not looked at, however long they take. */
+static __always_inline int begin_timed(u64 timeout, u64 unit, u64 set, u64 count)
 {
     u64 thread = bpf_get_current_pid_tgid();
     struct timed_wait wait = {.began_ns = bpf_ktime_get_ns()};
 
-    if (!timeout)
+    u64 limit[2] = {};
+
+    if (!timeout || bpf_probe_read_user(limit, sizeof(limit), (void *)timeout) ||
+        limit[0] * SECOND_NS + limit[1] * unit < WAIT_LEAST_NS)
         return 0;
-    if (set && count) /* the kernel's sets are whole words */
-        bpf_probe_read_user(wait.read, count > 64 ? 16 : 8, (void *)set);
+    for (u32 word = 0; word < SELECT_WORDS; word++) { /* the kernel reads whole words, too */
+        if (!set || 64 * word >= count)
+            break;
+        bpf_probe_read_user(&wait.read[word], 8, (void *)(set + 8 * word));
+    }
     timed_waits.update(&thread, &wait);
     return 0;
 }
@@ -199,7 +206,7 @@ static __always_inline int end_timed(u64 result, struct timed_wait *wait)
 
 int tp__ppoll_enter(u64 *ctx)
 {
-    return begin_timed(ctx[4], 0, 0);
+    return begin_timed(ctx[4], 1, 0, 0);
 }
 
 int tp__ppoll_exit(u64 *ctx)
@@ -213,7 +220,9 @@ int tp__ppoll_exit(u64 *ctx)
 
 int tp__select_enter(u64 *ctx)
 {
-    return begin_timed(ctx[6], ctx[3], (s32)ctx[2] > 0 ? (s32)ctx[2] : 0);
+    u64 unit = (u32)ctx[1] == CALL_SELECT ? 1000 : 1;
+
+    return begin_timed(ctx[6], unit, ctx[3], (s32)ctx[2] > 0 ? (s32)ctx[2] : 0);
 }
 
 int tp__select_exit(u64 *ctx)
@@ -222,7 +231,7 @@ int tp__select_exit(u64 *ctx)
 
     if (!end_timed(ctx[2], &wait))
         return 0;
-    for (u32 fd = 0; fd < WAIT_DESCRIPTORS; fd++)
+    for (u32 fd = 0; fd < 64 * SELECT_WORDS; fd++) /* a second bound is more than the verifier can follow */
         if (wait.read[fd >> 6] >> (fd & 63) & 1)
             charge_wait(file_of(fd), wait.began_ns);
     return 0;

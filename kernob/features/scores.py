@@ -28,6 +28,7 @@ from kernob.state.capped import CappedCounters
 from kernob.state.dependencies import Dependencies
 from kernob.state.destinations import OTHER
 from kernob.state.known import Known
+from kernob.state.score_memory import ScoreMemory
 from kernob.state.score_series import (
     DESTINATION_SCORE,
     FAILING_NOW,
@@ -41,6 +42,7 @@ from kernob.state.score_series import (
 )
 from kernob.state.score_windows import Column, Sums, Timed
 from kernob.state.series import SeriesStore
+from kernob.state.store import Store
 
 _BASELINE_TURNS = 6
 """Baselines move within hours: each tick looks at a sixth of them."""
@@ -49,7 +51,10 @@ _BASELINE_TURNS = 6
 class Scores(Feature):
     """One for the life of the agent; does nothing where switched off."""
 
-    def __init__(self, settings: Settings, store: SeriesStore, known: Known, tcp: Tcp) -> None:
+    def __init__(
+        self, settings: Settings, store: SeriesStore, known: Known, tcp: Tcp, kept: Store | None = None
+    ) -> None:
+        """`kept` outlives a restart."""
         self._on = settings.scores and settings.tcp
         self.rules: ScoreRules = score_rules(settings)
         self._known = known
@@ -71,11 +76,13 @@ class Scores(Feature):
         self._failing = SeriesTable(store.block(FAILING_NOW), 1)
         self._failed = SeriesTable(store.block(LAST_FAILURE), 1)
         self._waits = CappedCounters(store.block(WAIT_TIMEOUTS), settings.max_scores)
+        self._memory = ScoreMemory(settings.state_dir, kept if self._on else None, self.dependencies)
         self._report = ScoreReport(self)
 
     def open(self, session: Session) -> None:
         """The first interval begins."""
         self._before_s = time.monotonic()
+        self._memory.restore(self._before_s, time.time_ns())
 
     def saw(self, events: Iterable[Event]) -> None:
         """Takes the exact times of failures from their events."""
@@ -104,6 +111,12 @@ class Scores(Feature):
             self._scored_s = tick.now_s
             self._evaluate(len(dependencies))
             self._export(tick.since_unix_ns)
+            self._memory.keep(tick.now_s, tick.now_unix_ns)
+
+    def close(self) -> None:
+        """Hands over what the next life goes on with."""
+        if self._before_s is not None:
+            self._memory.keep(self._before_s, time.time_ns(), at_once=True)
 
     def _fold(self, tick: Tick, read: TcpRows, at_s: float) -> None:
         dependencies = self.dependencies
@@ -173,35 +186,48 @@ class Scores(Feature):
         dependencies = self.dependencies
         rows = len(dependencies)
         names = [dependencies.name(row) for row in range(rows)]
-        wheres = [where(name) for name in names]
-        self._scores.set(names, self.table, lambda r, c: (*wheres[r], dimension(c)), since_unix_ns)
+        self._scores.set(names, self.table, lambda r, c: (*where(names[r]), dimension(c)), since_unix_ns)
         counted = derive.samples(self.sums).astype(np.float64)
         counted[counted == 0] = np.nan
-        reasons = [commonest(dependencies.windows.reasons(row)) for row in range(rows)]
+        reasons = [""] * rows
+        for row, mine in dependencies.windows.blamed().items():
+            reasons[row] = commonest(mine)
         self._samples.set(
-            list(zip(names, reasons, strict=True)),
+            names,
             counted,
-            lambda r, c: (*wheres[r], dimension(c), *error_type(reasons[r], c)),
+            lambda r, c: (*where(names[r]), dimension(c), *error_type(reasons[r], c)),
             since_unix_ns,
+            reasons,
         )
-        windows = dependencies.windows
         failing = dependencies.failing_now[:rows].astype(np.float64)
         calm = self.sums.raw[:, Column.FAILED] == 0
         failing[(failing == 0) & calm] = np.nan
-        self._failing.set(names, failing[:, None], lambda r, _c: wheres[r], since_unix_ns)
+        self._failing.set(names, failing[:, None], lambda r, _c: where(names[r]), since_unix_ns)
         failed = dependencies.failed_unix_ns[:rows] / 1e9
-        failed[[not windows.reasons(row) for row in range(rows)]] = np.nan
-        self._failed.set(names, failed[:, None], lambda r, _c: wheres[r], since_unix_ns)
+        failed[[not reason for reason in reasons]] = np.nan
+        self._failed.set(names, failed[:, None], lambda r, _c: where(names[r]), since_unix_ns)
         self._export_hosts(since_unix_ns)
 
     def host_table(self) -> tuple[list[str], NDArray[np.float64]]:
         """Addresses, and their scores over all services and ports."""
         hosts = self.dependencies.hosts()
         table = absent(len(hosts), len(SCORED))
-        rows = [row for _name, row in self.dependencies.items()]
-        if not rows:
-            return list(hosts), table
-        mine = self.dependencies.host_of[rows]
+        everyone = [row for _name, row in self.dependencies.items() if row < len(self.table)]
+        owners = self.dependencies.host_of[everyone]
+        # most destinations serve one service on one port: their score is that one's
+        shared = np.bincount(owners, minlength=len(hosts))[owners] > 1
+        every = np.array(everyone, np.int64)
+        table[owners[~shared]] = self.table[every[~shared]]
+        if shared.any():
+            table[np.unique(owners[shared])] = self._of_shared(every[shared], owners[shared], list(hosts))
+        return list(hosts), table
+
+    def _of_shared(
+        self, rows: NDArray[np.int64], owners: NDArray[np.int64], names: list[str]
+    ) -> NDArray[np.float64]:
+        """Scores of destinations that stand for several rows, in the order of their numbers."""
+        numbers, mine = np.unique(owners, return_inverse=True)
+        hosts = [names[number] for number in numbers.tolist()]
         summed = Sums(*(_by_group(part[rows], mine, len(hosts)) for part in _parts(self.sums)))
         windows = self.dependencies.windows
         everything = slice(0, len(self.dependencies))
@@ -216,7 +242,7 @@ class Scores(Feature):
         silenced = [index for index, host in enumerate(hosts) if host.lower() in self._long_poll]
         table[silenced, Dimension.RESPONSIVENESS] = np.nan
         table[:, -1] = derive.composite(table[:, :-1], self.rules)
-        return list(hosts), table
+        return table
 
     def _export_hosts(self, since_unix_ns: int) -> None:
         hosts, table = self.host_table()
