@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from kernob.config import Settings
 from kernob.features.feature import Feature, Tick
 from kernob.kernel import uprobes
+from kernob.kernel.hosts_files import HostsFiles
 from kernob.kernel.libraries import Libraries
 from kernob.kernel.ringbuf import RingBuffer, RingReader
 from kernob.model import Event, Name, NameSource, ProcessKey
@@ -42,6 +43,7 @@ class Names(Feature):
         self._settings = settings
         self._wake = wake
         self.table = HostNames(time.monotonic, settings.max_names)
+        self._hosts = HostsFiles(settings.proc_root, time.monotonic)
         self._by_id: OrderedDict[int, Name | None] = OrderedDict()
         self._libraries: Libraries | None = None
         self._ring: RingBuffer | None = None
@@ -104,7 +106,11 @@ class Names(Feature):
         known = self._by_id.get(there.name_id) if there.name_id else None
         if known:
             self._by_id.move_to_end(there.name_id)
-        return self.table.of(process.pid, process.start_ticks, there.netns, there.address, known)
+        found = self.table.of(process.pid, process.start_ticks, there.netns, there.address, known)
+        if found or not self._settings.names:
+            return found
+        host = normalise(self._hosts.name_of(process.pid, there.address))
+        return Name(host, NameSource.HOSTS) if host else None
 
     def _take(self) -> None:
         for batch in self._reader.take_all() if self._reader else ():
