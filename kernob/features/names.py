@@ -28,6 +28,7 @@ from kernob.state import dns_message
 from kernob.state.destinations import Destination
 from kernob.state.hostname_text import name_id, normalise
 from kernob.state.hostnames import HOST, HostNames, Scope, netns_scope, process_scope
+from kernob.state.tls_hello import server_name
 
 if TYPE_CHECKING:
     from kernob.kernel.session import Session
@@ -121,6 +122,8 @@ class Names(Feature):
                     self._called(lookup)
                 elif lookup.kind is Kind.WIRE:
                     self._answered(lookup)
+                else:
+                    self._greeted(lookup)
 
     def _called(self, lookup: Lookup) -> None:
         name = self._identify(lookup.name_id, lookup.name, NameSource.GETADDRINFO)
@@ -135,6 +138,14 @@ class Names(Feature):
         name = self._identify(name_id(answer.wire_name), answer.name, NameSource.DNS)
         if name:
             self.table.learn(_scopes(lookup), answer.addresses, name, answer.ttl_s)
+
+    def _greeted(self, lookup: Lookup) -> None:
+        """A TLS client's first bytes: told only where the connection began without a name."""
+        host = normalise(server_name(lookup.data))
+        known = self.table.of(lookup.pid, lookup.start_ticks, lookup.netns, lookup.peer)
+        if host and known is None:
+            own = (process_scope(lookup.pid, lookup.start_ticks),)
+            self.table.learn(own, (lookup.peer,), Name(host, NameSource.SNI))
 
     def _identify(self, number: int, raw: bytes, source: NameSource) -> Name | None:
         """Notes what a number of the kernel side stands for; None for what is no hostname."""
