@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar
 
 from grafana_foundation_sdk.builders import common, dashboard
 from grafana_foundation_sdk.builders.bargauge import Panel as BarGauge
+from grafana_foundation_sdk.builders.nodegraph import Panel as NodeGraph
 from grafana_foundation_sdk.builders.prometheus import Dataquery
 from grafana_foundation_sdk.builders.stat import Panel as Stat
 from grafana_foundation_sdk.builders.table import Panel as Table
@@ -38,8 +39,8 @@ DIRECTION: Final[Mapping[str, str]] = {
 BYTES, BYTES_PER_S, SHARE, COUNT, SECONDS = "decbytes", "Bps", "percentunit", "short", "s"
 TEXT, TIME = "string", "dateTimeAsIsoNoDateIfToday"
 
-Panel = Timeseries | Stat | Table | BarGauge
-AnyPanel = TypeVar("AnyPanel", Timeseries, Stat, Table, BarGauge)
+Panel = Timeseries | Stat | Table | BarGauge | NodeGraph
+AnyPanel = TypeVar("AnyPanel", Timeseries, Stat, Table, BarGauge, NodeGraph)
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,8 @@ class Column:
     """One column: `source` is the label, or "Value #A" of query A ("Value" where there is but one query).
 
     `gauge` draws the number as a bar from 0 to 1, `levels` colour its text, `words` stand for numbers,
-    `link` is where a click on a cell leads to. At most one column of a table is `sorted` (largest first).
+    `link` is where a click on a cell leads to. At most one column of a table is `sorted` (largest first), or
+    `lowest_first`.
     """
 
     source: str
@@ -114,6 +116,7 @@ class Column:
     words: Mapping[str, tuple[str, str]] | None = None
     link: tuple[str, str] | None = None
     sorted: bool = False
+    lowest_first: bool = False
 
     def properties(self) -> list[_Property]:
         """What the override of this column's field sets."""
@@ -216,10 +219,15 @@ def table(text: Text, place: Place, columns: Sequence[Column], *queries: Dataque
     for column in columns:
         panel.override_by_name(column.title, [property_.build() for property_ in column.properties()])
     for column in columns:
-        if column.sorted:
-            order = common.TableSortByFieldState().display_name(column.title).desc(True)
+        if column.sorted or column.lowest_first:
+            order = common.TableSortByFieldState().display_name(column.title).desc(column.sorted)
             panel.sort_by([order])
     return panel
+
+
+def node_graph(text: Text, place: Place, nodes: Dataquery, edges: Dataquery) -> NodeGraph:
+    """Circles and arrows; `nodes` and `edges` by `rows`, their labels named as the panel wants them."""
+    return _dress(NodeGraph(), text, TEXT, place, (nodes, edges)).thresholds(thresholds())
 
 
 # ---- colours -------------------------------------------------------------------------------------
@@ -235,6 +243,11 @@ def thresholds(levels: Mapping[float, str] | None = None, base: str = CALM) -> d
 def color_of(name: str, colour: str) -> tuple[str, list[model.DynamicConfigValue]]:
     """Arguments of `override_by_name`: the series of this name has always this colour."""
     return name, [_Property("color", {"mode": "fixed", "fixedColor": colour}).build()]
+
+
+def link_of(name: str, title: str, url: str) -> tuple[str, list[model.DynamicConfigValue]]:
+    """Arguments of `override_by_name`: a click on this field leads there."""
+    return name, [_Property("links", [{"title": title, "url": url, "targetBlank": False}]).build()]
 
 
 def _palette() -> dashboard.FieldColor:
