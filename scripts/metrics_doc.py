@@ -10,6 +10,7 @@ from kernob.export.telemetry import OWN_METRICS
 from kernob.model import MetricSpec
 from kernob.probes import syscalls, tcp, traffic
 from kernob.state import baseline, events, map_series, score_series
+from kernob.state.blocked import BLOCKED
 from kernob.state.reconcile import REPAIRS
 
 TARGET = Path(__file__).resolve().parents[1] / "docs" / "metrics.md"
@@ -72,7 +73,7 @@ def document() -> str:
         table("Scores", score_series.SPECS),
         HISTOGRAMS,
         table("Service map", (*map_series.SPECS, *baseline.SPECS)),
-        table("System calls", syscalls.SPECS),
+        table("System calls", (*syscalls.SPECS, BLOCKED)),
         table("Kernob itself", OWN_METRICS),
     )
     return "\n".join(parts)
