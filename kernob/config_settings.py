@@ -12,6 +12,7 @@ from kernob.config_otel import DEFAULT_SERVICE_NAME, LOGS_DEFAULT, OtlpSettings
 from kernob.config_values import SOCKET_PATH, Flag, Number, PathName, Setting, Word, Words
 
 _STRATEGIES = ("tp_btf", "raw_tp", "fentry", "kprobe", "tracepoint", "iter", "cgroup_skb", "btf")
+_LIFE_EVENTS = ("failures", "exits", "execs", "forks")
 WINDOW_MAX_S = 3600.0
 
 
@@ -39,6 +40,14 @@ class Settings:
     max_process_flow_series: int = 2_000
     tcp: bool = True
     max_histogram_series: int = 1_000
+    lifecycle: bool = True
+    lifecycle_events: tuple[str, ...] = ("failures",)
+    command_lines: str = "mask"
+    command_line_masks: tuple[str, ...] = ()
+    crash_loop_restarts: int = 3
+    crash_loop_window_s: float = 120.0
+    max_lifecycle_series: int = 2_000
+    max_lives: int = 65_536
     max_sockets: int = 65_536
     max_flows: int = 65_536
     max_processes: int = 16_384
@@ -121,6 +130,46 @@ KERNOB_SETTINGS = (
         "max_histogram_series",
         _series("series"),
         "each histogram of kernob.tcp, likewise; about 2 kB each",
+    ),
+    Setting("KERNOB_LIFECYCLE", "lifecycle", Flag(), "whether starts and ends of processes are counted"),
+    Setting(
+        "KERNOB_LIFECYCLE_EVENTS",
+        "lifecycle_events",
+        Words("|".join(_LIFE_EVENTS), ", ".join(_LIFE_EVENTS)),
+        "what is told one by one: failures only, or also every exit, exec or fork",
+    ),
+    Setting(
+        "KERNOB_COMMAND_LINES",
+        "command_lines",
+        Word(("on", "off", "mask")),
+        "whether events carry command lines: as they are, not at all, or without what looks like a secret",
+    ),
+    Setting(
+        "KERNOB_COMMAND_LINE_MASKS",
+        "command_line_masks",
+        Words(r"[\w*?.-]{1,64}", "option or variable names (* and ? allowed)"),
+        "options and variables whose values are masked besides the usual ones",
+    ),
+    Setting(
+        "KERNOB_CRASH_LOOP_RESTARTS",
+        "crash_loop_restarts",
+        Number(2, 1000, "a whole number of restarts", whole=True),
+        "so many restarts within the window, each ending in a failure, are a crash loop",
+    ),
+    Setting(
+        "KERNOB_CRASH_LOOP_WINDOW",
+        "crash_loop_window_s",
+        Number(5, 3600, "a number of seconds"),
+        "over which restarts are counted; a loop is over when nothing failed for so long",
+    ),
+    Setting(
+        "KERNOB_MAX_LIFECYCLE_SERIES",
+        "max_lifecycle_series",
+        _series("series"),
+        "kernob.process.starts and .exits each, likewise",
+    ),
+    Setting(
+        "KERNOB_MAX_LIVES", "max_lives", _entries("processes"), "capacity of the map of living processes"
     ),
     Setting("KERNOB_MAX_SOCKETS", "max_sockets", _entries("sockets"), "capacity of the map of sockets"),
     Setting("KERNOB_MAX_FLOWS", "max_flows", _entries("flows"), "capacity of the map of flows"),

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from kernob.export.telemetry import OWN_METRICS
 from kernob.model import MetricSpec
-from kernob.probes import tcp, traffic
-from kernob.state import events
+from kernob.probes import lifecycle, tcp, traffic
+from kernob.state.last_times import EVENT_LAST_TIME
 from kernob.state.reconcile import REPAIRS
 
 TARGET = Path(__file__).resolve().parents[1] / "docs" / "metrics.md"
@@ -68,8 +68,9 @@ def document() -> str:
     parts = (
         HEAD,
         table("Traffic", traffic.SPECS),
-        table("TCP", (*tcp.SPECS, REPAIRS, *events.SPECS)),
+        table("TCP", (*tcp.SPECS, REPAIRS, EVENT_LAST_TIME)),
         HISTOGRAMS,
+        table("Processes", lifecycle.SPECS),
         table("Kernob itself", OWN_METRICS),
     )
     return "\n".join(parts)

@@ -25,6 +25,10 @@ EVENT_KINDS: dict[str, str] = {
     "kernob.tcp.stall": "a peer that takes no more data (zero window)",
     "kernob.tcp.timeout": "a connection that timed out: data or keepalive probes unacknowledged for too long",
     "kernob.tcp.connection": "a connection that was opened or closed; only where asked for",
+    "kernob.process.exit": "a process that failed, was killed, or, where asked for, ended",
+    "kernob.process.exec": "a program that was started; only where asked for",
+    "kernob.process.fork": "a process that was forked; only where asked for",
+    "kernob.process.crash_loop": "a program that fails and is restarted again and again: when that begins, and ends",
 }
 """Every kind of event, and what it is an event of."""
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from kernob.probes import process, tcp, traffic
+from kernob.probes import lifecycle, process, tcp, traffic
 from kernob.probes.probe import Probe
 
-PROBES: tuple[Probe, ...] = (process.PROBE, traffic.PROBE, tcp.PROBE)
+PROBES: tuple[Probe, ...] = (process.PROBE, traffic.PROBE, tcp.PROBE, lifecycle.PROBE)

@@ -191,6 +191,10 @@ class Loss(enum.IntEnum):
     FATES_FULL = 5
     DURATIONS_FULL = 6
     EVENTS_FULL = 7
+    LIVES_FULL = 8
+    IMAGES_FULL = 9
+    TURNS_FULL = 10
+    ENDS_UNTOLD = 11
 
 
 @dataclass(frozen=True, slots=True)
