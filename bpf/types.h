@@ -14,8 +14,10 @@ struct proc_key {
 };
 
 /*
- * A process and one peer. For role client, port is the peer's and local stays zero; for role server,
+ * A process and one peer. For role client, port is the peer's; for role server,
  * port and local are our own and peer is the client's address without its port.
+ * A client's local has, in its first 8 bytes, the id of the hostname that the process had for the peer when
+ * it connected (names.bpf.c), else 0.
  */
 struct flow_key {
     u32 tgid;

@@ -128,7 +128,7 @@ class Pipeline:
         )
         specs = (traffic.PROCESS_IO, traffic.FLOW_IO, traffic.PROCESS_FLOW_IO)
         self._traffic = TrafficState(self.store, specs, caps, self._resolve)
-        happened = EventState(self._traffic.known.processes, self.store, settings.max_events_per_second)
+        happened = EventState(self._traffic.known, self.store, settings.max_events_per_second)
         self._feed = event_feed.EventFeed(happened, on_events)
         self._tcp = Tcp(settings, self.store, self._traffic.known, self._proc, self._resolve)
         wire = Wire(self._proc, settings.interfaces, self._traffic.destination)
@@ -273,7 +273,7 @@ class Pipeline:
             "map_full": int(counts[Loss.FLOWS_FULL] + counts[Loss.PROCS_FULL]),
             "sockets_full": int(counts[Loss.SOCKS_FULL]),
             **{cause: n for feature in self._features for cause, n in feature.losses(counts).items()},
-            "series_cap": sum(each.folded for each in (self._traffic, self._feed, *self._features)),
+            "series_cap": self._traffic.folded + self._feed.folded + sum(f.folded for f in self._features),
             "recursion": sum(s.recursion_misses for s in self._session.run_stats().values()),
             **(self._feed.losses(self._session) if self._settings.tcp else {}),
         }
@@ -307,9 +307,7 @@ class Pipeline:
         return dataclasses.replace(info, service=service_of(info, self._containers)) if info else None
 
     def _named(self, info: ProcessInfo, command_line: bytes | None) -> ProcessInfo:
-        """A program with its service; `command_line`: raw, like the names of `info`, which None says is
-        clean.
-        """
+        """A program with its service; `command_line` is raw, like the names of `info`; None: all is clean."""
         clean = info if command_line is None else _clean(info, command_line)
         return dataclasses.replace(clean, service=service_of(clean, self._containers))
 

@@ -94,9 +94,7 @@ class Lifecycle(Feature):
         self._reader = RingReader(self._ring, self._wake)
 
     def _meet(self, session: Session) -> None:
-        """Names the processes that are older than the programs, by even numbers: the kernel side's are
-        odd.
-        """
+        """Names processes that are older than the programs: by even numbers; the kernel side's are odd."""
         numbers: dict[Program, int] = {}
         for pid in self._proc.pids():
             info = self._proc.read_process(pid)

@@ -8,7 +8,16 @@ through `export` (OTLP) and `ui` (screens). This module imports nothing of ours 
 from __future__ import annotations
 
 from kernob.model.events import EVENT_KINDS, Event, EventQuery, Severity
-from kernob.model.flows import FlowRow, PeerClass, ProcessInfo, ProcessKey, Role, Transport
+from kernob.model.flows import (
+    FlowRow,
+    Name,
+    NameSource,
+    PeerClass,
+    ProcessInfo,
+    ProcessKey,
+    Role,
+    Transport,
+)
 from kernob.model.health import (
     Attempt,
     Coverage,
@@ -41,6 +50,8 @@ __all__ = [
     "MapUsage",
     "MetricKind",
     "MetricSpec",
+    "Name",
+    "NameSource",
     "Outcome",
     "PeerClass",
     "ProbeState",

@@ -28,7 +28,7 @@ EVENT_KINDS: dict[str, str] = {
     "kernob.process.exit": "a process that failed, was killed, or, where asked for, ended",
     "kernob.process.exec": "a program that was started; only where asked for",
     "kernob.process.fork": "a process that was forked; only where asked for",
-    "kernob.process.crash_loop": "a program that fails and is restarted again and again: when that begins, and ends",
+    "kernob.process.crash_loop": "a program that fails and is restarted again and again: begin and end",
 }
 """Every kind of event, and what it is an event of."""
 

@@ -34,6 +34,25 @@ class PeerClass(enum.Enum):
     UNKNOWN = "unknown"
 
 
+class NameSource(enum.Enum):
+    """How a hostname became known: kernob.name.source."""
+
+    GETADDRINFO = "getaddrinfo"
+    DNS = "dns"
+    SNI = "sni"
+    HOSTS = "hosts"
+    CONFIGURED = "configured"
+    IP = "ip"
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """A hostname, normalised (lower case, no trailing dot, 1 to 253 bytes), and where it is from."""
+
+    host: str
+    source: NameSource
+
+
 @dataclass(frozen=True, slots=True)
 class ProcessKey:
     """One program image of one process: stable under PID reuse and across exec.
@@ -70,7 +89,8 @@ class FlowRow:
 
     `*_bytes` are totals since the agent first saw the flow, `*_rate` bytes per second over the last
     aggregation window. For role SERVER `address`/`port` are the local ones and `peer` the client's
-    address; for role CLIENT `address` == `peer`. An unconnected UDP socket has address "" and port 0.
+    address; for role CLIENT `peer` is the address connected to, and `address` its hostname where one is
+    known, else the same. An unconnected UDP socket has address "" and port 0.
     """
 
     pid: int

@@ -50,7 +50,7 @@ CRASH_LOOP = MetricSpec(
     "kernob.process.crash_loop",
     "{restart}",
     MetricKind.GAUGE,
-    "Restarts within the window of what crashes again and again; 0 once it is calm, absent where it never was.",
+    "Restarts within the window of what crashes again and again; 0 once it is calm, absent if it never was.",
     _PROGRAM,
 )
 SPECS = (STARTS, EXITS, OOM_KILLS, CRASH_LOOP)

@@ -70,9 +70,7 @@ of its parent, the failures among them, are of the same time."""
 
 
 class CrashLoops:
-    """See the module. A loop begins with `restarts` within `window_ns`, and ends when nothing failed for
-    one.
-    """
+    """See the module. A loop begins with `restarts` in `window_ns`, and ends when one had no failure."""
 
     def __init__(self, restarts: int, window_ns: int, judge: Judge) -> None:
         self._restarts = restarts

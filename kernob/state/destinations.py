@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whom a flow connects, and the attributes that say so on series.
 
-In: struct flow_key (bpf/types.h) and names of processes. Out: Destinations and attributes. Called by
-`state.traffic`, `state.connections` and `state.events`.
+In: struct flow_key (bpf/types.h), names of processes and hosts. Out: Destinations and attributes. Called by
+`state.known`, `state.traffic`, `state.connections` and `state.events`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import socket
 from dataclasses import dataclass
 
-from kernob.model import Attributes, PeerClass, Role, Transport
+from kernob.model import Attributes, Name, NameSource, PeerClass, Role, Transport
 from kernob.state.names import peer_class
 
 OTHER = "~other"
@@ -26,7 +27,11 @@ DIRECTIONS = ("transmit", "receive")
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """A flow's other end, and our own address where we are the server."""
+    """A flow's other end, and our own address where we are the server.
+
+    `name` is the hostname of the peer of a client, "" where none is known; `where` and `host` then have the
+    address. `name_id` is what the kernel side knew of it when the connection began (see bpf/names.bpf.c).
+    """
 
     role: Role
     transport: Transport
@@ -37,6 +42,21 @@ class Destination:
     family: int
     netns: int
     where: Attributes = ()
+    name: str = ""
+    name_source: NameSource = NameSource.IP
+    name_id: int = 0
+
+    @property
+    def host(self) -> str:
+        """What an operator calls the other end: its hostname, else its address."""
+        return self.name or self.address
+
+    def named(self, name: Name | None) -> Destination:
+        """The same, under a hostname; only what we connected to has one."""
+        if name is None or self.role is not Role.CLIENT:
+            return self
+        where: Attributes = (("server.address", name.host), ("server.port", self.port))
+        return dataclasses.replace(self, where=where, name=name.host, name_source=name.source)
 
 
 def decode_destination(key: bytes) -> Destination:
@@ -49,7 +69,10 @@ def decode_destination(key: bytes) -> Destination:
     peer, local = _address(family, key[20:36]), _address(family, key[36:52])
     address = local if role is Role.SERVER else peer
     where: Attributes = (("server.address", address), ("server.port", port))
-    return Destination(role, transport, address, port, peer, peer_class(peer), family, netns, where)
+    name_id = int.from_bytes(key[36:44], "little") if role is Role.CLIENT else 0
+    return Destination(
+        role, transport, address, port, peer, peer_class(peer), family, netns, where, name_id=name_id
+    )
 
 
 def destination_of(

@@ -25,10 +25,11 @@ from kernob.model import (
     Severity,
     Timeout,
 )
-from kernob.state.destinations import DIRECTIONS, Destination, decode_destination
+from kernob.state.destinations import DIRECTIONS, Destination
 from kernob.state.event_rates import EventRates
+from kernob.state.known import Known
 from kernob.state.last_times import LastTimes
-from kernob.state.processes import Process, ProcessTable
+from kernob.state.processes import Process
 from kernob.state.sentences import (
     CONNECT_FAILED,
     CONNECTION,
@@ -66,9 +67,9 @@ _RESET_SENT = 0
 class EventState:
     """See the module. `undecoded` counts records whose meaning is not known (cumulative)."""
 
-    def __init__(self, processes: ProcessTable, store: SeriesStore, per_second: int) -> None:
+    def __init__(self, known: Known, store: SeriesStore, per_second: int) -> None:
         """`per_second` is the number of events a service may have in one second of event time."""
-        self._processes = processes
+        self._known = known
         self._rates = EventRates(per_second)
         self._last_times = LastTimes(store)
         self.undecoded = 0
@@ -96,9 +97,10 @@ class EventState:
                 self.undecoded += 1
                 continue
             key: bytes = raw["flow"]
-            process, there = self._processes.of(key[:_PROCESS_BYTES]), _destination(key)
+            process = self._known.processes.of(key[:_PROCESS_BYTES])
+            there = self._known.there(process, key)
             time_ns = raw["time_ns"] + unix_offset_ns
-            self._last_times.note(process.service, there.address, meaning.kind, time_ns)
+            self._last_times.note(process.service, there.host, meaning.kind, time_ns)
             if self._rates.admit(process.service, meaning.kind, meaning.severity, time_ns):
                 event = _event(raw, unix_offset_ns, meaning, process, there)
                 text = body(event, raw["error"], closing=bool(raw["side"]))
@@ -148,9 +150,6 @@ def _meaning(kind: int, reason: int, side: int) -> _Meaning:
     return _Meaning(name, severity)
 
 
-_destination = functools.lru_cache(4096)(decode_destination)
-
-
 def _event(
     raw: dict[str, Any], offset_ns: int, meaning: _Meaning, process: Process, there: Destination
 ) -> Event:
@@ -165,7 +164,7 @@ def _event(
         pid=process.key.pid,
         start_ticks=process.key.start_ticks,
         role=there.role.name.lower(),
-        address=there.address,
+        address=there.host,
         port=there.port,
         peer=there.peer,
         peer_port=raw["dport"],

@@ -58,6 +58,10 @@ class FlowTable:
         """The 52 bytes of struct flow_key."""
         return self._keys[flow]
 
+    def index(self, key: bytes) -> int:
+        """The index of a struct flow_key, -1 where it is not known."""
+        return self._index.get(key, -1)
+
     def indices(self) -> Indices:
         """Indices of all known flows."""
         return np.fromiter(self._index.values(), np.int64, len(self._index))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from kernob.model import Name, ProcessKey, Role
 from kernob.state.destinations import Destination, decode_destination
 from kernob.state.flows import PROCESS_BYTES, FlowTable, Indices
 from kernob.state.processes import Process, ProcessTable, Resolver
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
 _QUIET_S, _CROWDED_QUIET_S = 300.0, 15.0
 _CROWD = 10_000  # flows; a server with ever new clients would otherwise remember all of them
+
+
+Namer = Callable[[ProcessKey, Destination], "Name | None"]
+"""The hostname of what a process talks to, None where none is known."""
 
 
 class PerFlow(Protocol):
@@ -44,6 +49,11 @@ class Known:
         self._owners: dict[int, Process] = {}
         self._destinations: dict[int, Destination] = {}
         self._keepers: list[PerFlow] = []
+        self._namer: Namer = lambda _process, _there: None
+
+    def name_by(self, namer: Namer) -> None:
+        """From now on ask `namer` for the hostname of each new flow."""
+        self._namer = namer
 
     def keep(self, keeper: PerFlow) -> None:
         """Have `keeper` told what is forgotten."""
@@ -64,8 +74,17 @@ class Known:
             process = self.processes.of(key[:PROCESS_BYTES])
             process.flows.add(flow)
             self._owners[flow] = process
-            self._destinations[flow] = decode_destination(key)
+            self._destinations[flow] = self._look(process, key)
         self.flows.new = []
+
+    def _look(self, process: Process, key: bytes) -> Destination:
+        there = decode_destination(key)
+        return there.named(self._namer(process.key, there)) if there.role is Role.CLIENT else there
+
+    def there(self, process: Process, key: bytes) -> Destination:
+        """The other end of a struct flow_key, under the name that its series have or would have."""
+        flow = self.flows.index(key)
+        return self._destinations[flow] if flow in self._destinations else self._look(process, key)
 
     def owner(self, flow: int) -> Process:
         """The process that a flow is charged to."""

@@ -19,10 +19,11 @@ from typing import Final
 from kernob.model import Attributes, Event, Severity
 from kernob.state import life_sentences
 from kernob.state.crash_loops import Loop
+from kernob.state.destinations import OTHER
 from kernob.state.endings import ending_of
 from kernob.state.event_rates import EventRates
 from kernob.state.last_times import LastTimes
-from kernob.state.lifecycle import EXEC, EXIT, OTHER, Program
+from kernob.state.lifecycle import EXEC, EXIT, Program
 from kernob.state.series import SeriesStore
 
 EXITED, EXECUTED, FORKED = "kernob.process.exit", "kernob.process.exec", "kernob.process.fork"

@@ -28,9 +28,7 @@ _PROGRAMS_MOST = 6_000
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What a number of the kernel side stands for; `name` is what it is called outside units and
-    containers.
-    """
+    """What a number of the kernel side stands for; `name`: what it is called outside units, containers."""
 
     executable: str
     service: str

@@ -164,7 +164,7 @@ class TrafficState:
                     alive=process.alive,
                     role=there.role,
                     transport=there.transport,
-                    address=there.address,
+                    address=there.host,
                     port=there.port,
                     peer=there.peer,
                     peer_class=there.peer_class,

@@ -10,9 +10,9 @@ import pytest
 
 from kernob.kernel.ringbuf import unix_offset_ns
 from kernob.model import EVENT_KINDS, Drop, Event, Fate, Outcome, Severity, Timeout
-from kernob.state import events
+from kernob.state import last_times as last_times_module
 from kernob.state.events import EventState
-from kernob.state.processes import ProcessTable
+from kernob.state.known import Known
 from kernob.state.sentences import size, span
 from kernob.state.series import SeriesStore
 from tests.unit.series_points import points_of
@@ -22,7 +22,7 @@ UNIX = 1_700_000_000 * 10**9
 
 
 def made(*rows: dict[str, Any], per_second: int = 20) -> list[Event]:
-    return EventState(ProcessTable(resolve), SeriesStore(), per_second).update(records(*rows), UNIX)
+    return EventState(Known(resolve), SeriesStore(), per_second).update(records(*rows), UNIX)
 
 
 def only(**row: Any) -> Event:
@@ -167,7 +167,7 @@ def test_a_process_that_nobody_knows_is_no_error() -> None:
 
 def test_what_is_beyond_the_cap_is_counted_and_summed_up_once() -> None:
     """25 resets in one second, 20 told, one summary of 5; the next second tells again."""
-    state = EventState(ProcessTable(resolve), SeriesStore(), 20)
+    state = EventState(Known(resolve), SeriesStore(), 20)
     rows: list[dict[str, Any]] = [
         {"kind": Fate.RESET, "side": 1, "time_ns": 10**9 + i * 10**7} for i in range(25)
     ]
@@ -188,7 +188,7 @@ def test_what_is_beyond_the_cap_is_counted_and_summed_up_once() -> None:
 def test_a_storm_is_told_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Told and suppressed together are every record, whatever the mix of services and seconds."""
     generator = np.random.default_rng(7)
-    state = EventState(ProcessTable(resolve), SeriesStore(), 3)
+    state = EventState(Known(resolve), SeriesStore(), 3)
     told = suppressed = 0
     for _ in range(10):
         rows = [
@@ -208,7 +208,7 @@ def test_a_storm_is_told_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_record_of_a_later_version_is_counted_and_does_no_harm() -> None:
     """An unknown kind, reason or side: counted as undecoded; the others come."""
-    state = EventState(ProcessTable(resolve), SeriesStore(), 20)
+    state = EventState(Known(resolve), SeriesStore(), 20)
     told = state.update(
         records({"kind": 99}, {"kind": Fate.DROP, "reason": 77}, {"kind": Fate.DROP, "side": 9}, {"kind": 4}),
         UNIX,
@@ -220,7 +220,7 @@ def test_a_record_of_a_later_version_is_counted_and_does_no_harm() -> None:
 def test_the_latest_time_of_each_kind_is_a_gauge() -> None:
     """The greatest time wins, to the microsecond, also of events beyond the cap."""
     store = SeriesStore()
-    state = EventState(ProcessTable(resolve), store, 1)
+    state = EventState(Known(resolve), store, 1)
     times = (1_123_456_000, 3_123_456_000, 2_123_456_000)
     state.update(records(*({"kind": Fate.RESET, "side": 1, "time_ns": t} for t in times)), UNIX)
     state.export(UNIX)
@@ -235,9 +235,9 @@ def test_the_latest_time_of_each_kind_is_a_gauge() -> None:
 
 def test_the_gauges_are_capped_and_end_after_a_day(monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the cap a service's addresses share ~other; a day without an event ends a series."""
-    monkeypatch.setattr(events, "_LAST_TIMES", 3)
+    monkeypatch.setattr(last_times_module, "_LAST_TIMES", 3)
     store = SeriesStore()
-    state = EventState(ProcessTable(resolve), store, 100)
+    state = EventState(Known(resolve), store, 100)
     rows = [{"kind": Fate.STALL, "flow": flow_key(peer=f"10.0.1.{i}"), "time_ns": 10**9} for i in range(7)]
     state.update(records(*rows), UNIX)
     state.export(UNIX)
