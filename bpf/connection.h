@@ -27,6 +27,7 @@
 #define SEND_SHUTDOWN  2
 
 #define SECOND_NS      1000000000ULL
+#define SECOND_JIFFIES ((u32)(SECOND_NS / JIFFY_NS))
 
 static u64 (*jiffies64)(void) = (void *)118;
 

@@ -9,13 +9,27 @@
 #define FAREWELL_BYTES 32 /* QUIT, close_notify, heartbeats and acknowledgements are no larger */
 #define PUSH_NS        (60 * SECOND_NS)
 
+/* A small message on a connection that has had answers: it may want none. */
+static __always_inline int is_farewell(const struct sock_val *value)
+{
+    return value->asked <= FAREWELL_BYTES && value->answers;
+}
+
+/* The peer has acknowledged some of what was asked: what it sends since may be an answer. */
+static __always_inline int has_arrived(u64 sk, const struct sock_val *value)
+{
+    const int direct = 0;
+
+    return value->flags & SOCK_MPTCP || (s32)(READ(u32, sk, OFF_TCP_SND_UNA) - value->asked_seq) > 0;
+}
+
 /* The first byte after asking. Not counted after a minute: that was no answer but a push. */
 static __always_inline void note_answer(struct sock_val *value)
 {
     struct flow_key flow;
     u64 waited = bpf_ktime_get_ns() - value->sent_ns;
 
-    value->phase = PHASE_ANSWERED;
+    value->phase = is_farewell(value) && waited > SECOND_NS ? PHASE_IDLE : PHASE_ANSWERED;
     value->answers++;
     if (waited > PUSH_NS)
         return;
@@ -25,11 +39,13 @@ static __always_inline void note_answer(struct sock_val *value)
 
 static __always_inline void note_ask(u64 sk, struct sock_val *value, u64 bytes)
 {
+    const int direct = 0;
     u64 now = bpf_ktime_get_ns();
 
     if (value->phase != PHASE_ASKED) {
         value->asked_ns = now;
         value->asked = 0;
+        value->asked_seq = READ(u32, sk, OFF_TCP_WRITE_SEQ) - bytes;
         value->phase = PHASE_ASKED;
         if (value->answers && value->receiver != (u32)bpf_get_current_pid_tgid())
             value->flags |= SOCK_THREADED;
@@ -51,10 +67,17 @@ static __always_inline void note_use(u64 sk, struct sock_val *value, u64 tx, u64
         if (value->key.role == ROLE_CLIENT)
             note_ask(sk, value, tx);
     } else if (value->key.role == ROLE_CLIENT) {
+        u32 now = jiffies64();
+
         if (value->waits_out)
             value->waits_out = 0;
+        if (value->phase == PHASE_ASKED && !has_arrived(sk, value))
+            return; /* it came before the question */
         if (value->phase == PHASE_ASKED)
             note_answer(value);
+        else if (value->phase == PHASE_ANSWERED && now - value->heard > SECOND_JIFFIES)
+            value->phase = PHASE_IDLE; /* what comes after a pause is a push */
+        value->heard = now;
         value->receiver = bpf_get_current_pid_tgid();
         if (!(value->flags & SOCK_HEARD))
             value->flags |= SOCK_HEARD;
@@ -74,6 +97,7 @@ static __always_inline void note_first(u64 sk, struct sock_val *fresh, u64 tx)
     if (tx && fresh->key.role == ROLE_CLIENT) {
         fresh->phase = PHASE_ASKED;
         fresh->asked = tx;
+        fresh->asked_seq = READ(u32, sk, OFF_TCP_WRITE_SEQ) - tx;
         fresh->asked_ns = fresh->sent_ns = bpf_ktime_get_ns();
     }
 }
@@ -105,10 +129,10 @@ static __always_inline int was_answered(u64 sk, const struct sock_val *value)
     return (s32)(READ(u32, sk, OFF_ICSK_LRCVTIME) - READ(u32, sk, OFF_TCP_LSNDTIME)) >= 0;
 }
 
-/* A small message on a connection that has had answers: it may want none. */
-static __always_inline int is_farewell(const struct sock_val *value)
+/* Sending for over a second, never answered: it does not ask at all. */
+static __always_inline int only_sends(const struct sock_val *value)
 {
-    return value->asked <= FAREWELL_BYTES && value->answers;
+    return !(value->flags & SOCK_HEARD) && value->sent_ns - value->asked_ns > SECOND_NS;
 }
 
 /*
@@ -123,7 +147,7 @@ static __always_inline void judge_fin(u64 sk, struct sock_val *value)
     u64 now = bpf_ktime_get_ns();
     if (now - value->sent_ns > PUSH_NS || is_farewell(value))
         return;
-    if (!(value->flags & SOCK_HEARD) && value->sent_ns - value->asked_ns > SECOND_NS)
+    if (only_sends(value))
         return;
     if (unread_bytes(sk, 1) || !all_acknowledged(sk) || was_answered(sk, value))
         return;
@@ -131,20 +155,40 @@ static __always_inline void judge_fin(u64 sk, struct sock_val *value)
     value->flags |= SOCK_ENDED;
 }
 
-/* A receive call returned 0: the process waited for more. */
+/* A receive call met the peer's close: the process waited for more. */
 static __always_inline void judge_end_met(u64 sk, struct sock_val *value)
 {
     if (!(value->flags & SOCK_ENDED))
         return;
-    value->flags &= ~SOCK_ENDED;
+    int reset = value->flags & SOCK_RESET;
+    value->flags &= ~(SOCK_ENDED | SOCK_RESET);
     if (value->phase == PHASE_ASKED)
-        drop(sk, value, DROP_UNANSWERED, CLOSED_BY_PEER, 0, value->ended_ns);
+        drop(sk, value, DROP_UNANSWERED, CLOSED_BY_PEER, reset ? ECONNRESET : 0, value->ended_ns);
+    else if (reset)
+        drop(sk, value, DROP_RESET_MID_RESPONSE, CLOSED_BY_PEER, ECONNRESET, value->ended_ns);
     value->phase = PHASE_IDLE;
 }
 
 static __always_inline int is_answered(u64 sk, const struct sock_val *value)
 {
-    return value->phase == PHASE_ANSWERED || unread_bytes(sk, 0) || was_answered(sk, value);
+    return value->phase == PHASE_ANSWERED || was_answered(sk, value) ||
+           (unread_bytes(sk, 0) && has_arrived(sk, value));
+}
+
+/* A request on a connection that had been idle, which the peer closed before it can have seen it. */
+static __always_inline int is_late_reuse(u64 sk, const struct sock_val *value, u64 now)
+{
+    u64 heard_ns = (u64)((u32)jiffies64() - value->heard) * JIFFY_NS;
+
+    return value->answers && !has_arrived(sk, value) && heard_ns > now - value->asked_ns + SECOND_NS;
+}
+
+/* What waits to be read came after a pause, and no faster than heartbeats do. */
+static __always_inline int is_trickle(u64 sk, const struct sock_val *value)
+{
+    u32 paused = (u32)jiffies64() - value->heard;
+
+    return paused > SECOND_JIFFIES && unread_bytes(sk, 0) <= FAREWELL_BYTES * (1 + paused / SECOND_JIFFIES);
 }
 
 /*
@@ -164,10 +208,12 @@ static __always_inline int is_open(u64 sk, const struct sock_val *value, u64 now
     }
     if (value->phase == PHASE_IDLE)
         return 0;
-    if (is_answered(sk, value))
-        return silence < SECOND_NS;
     u64 age = now - value->sent_ns;
-    return age <= PUSH_NS && !(is_farewell(value) && age > SECOND_NS);
+    if (value->phase == PHASE_ASKED && is_farewell(value) && age > SECOND_NS)
+        return 0;
+    if (is_answered(sk, value))
+        return silence < SECOND_NS && !(value->phase == PHASE_ANSWERED && is_trickle(sk, value));
+    return age <= PUSH_NS;
 }
 
 /* What the end of a connection means: one fact, and the exchange that was dropped with it. */
@@ -179,17 +225,22 @@ struct ending {
 
 /*
  * A RST arrived within an open exchange. No drop: the process had closed by itself, or used a connection that
- * the peer had closed before.
+ * the peer had closed before. Else it is one once a call meets it: who only sends, to wake a thread of its
+ * own for example, misses nothing. A send meets it, too, where answers are the custom.
  */
-static __always_inline void judge_reset(u64 sk, struct sock_val *value, u8 before, struct ending *ending)
+static __always_inline void judge_reset(u64 sk, struct sock_val *value, u8 before, u64 now)
 {
     const int direct = 0;
 
     if (value->key.role != ROLE_CLIENT || before == TCP_CLOSE_WAIT ||
         READ(u8, sk, OFF_SOCK_SHUTDOWN) & RCV_SHUTDOWN)
         return;
-    ending->dropped = 1 + (is_answered(sk, value) ? DROP_RESET_MID_RESPONSE : DROP_UNANSWERED);
-    ending->by = CLOSED_BY_PEER;
+    if (is_answered(sk, value))
+        value->phase = PHASE_ANSWERED;
+    else if (only_sends(value) || is_late_reuse(sk, value, now))
+        return;
+    value->ended_ns = now;
+    value->flags |= SOCK_ENDED | SOCK_RESET;
 }
 
 /* The network gave up: data was never acknowledged, or keepalive probes were not. */

@@ -63,6 +63,17 @@ static __always_inline u32 bucket_of(u64 ns)
     return bucket < DURATION_BUCKETS ? bucket : DURATION_BUCKETS - 1;
 }
 
+static __always_inline void observe(struct duration_val *value, u64 ns)
+{
+    __sync_fetch_and_add(&value->sum_ns, ns);
+    __sync_fetch_and_add(&value->count, 1);
+    /* OTLP's bounds are powers of two of a second: 2^50 / 10^9, then units of 2^-30 s */
+    u32 bucket = bucket_of((ns < 1ULL << 42 ? ns : 1ULL << 42) * 1125900 >> 20);
+    asm volatile("" : "+r"(bucket)); /* or the compiler drops the check that the verifier wants to see */
+    if (bucket < DURATION_BUCKETS)
+        __sync_fetch_and_add(&value->buckets[bucket], 1);
+}
+
 static __always_inline void add_duration(const struct flow_key *flow, u8 kind, u64 ns)
 {
     struct duration_key key = {.flow = *flow, .kind = kind};
@@ -77,17 +88,10 @@ static __always_inline void add_duration(const struct flow_key *flow, u8 kind, u
             bpf_map_update_elem(map, &key, blank, BPF_NOEXIST);
         value = bpf_map_lookup_elem(map, &key);
     }
-    if (!value) {
+    if (value)
+        observe(value, ns);
+    else
         lose(LOSS_DURATIONS_FULL, 1);
-        return;
-    }
-    __sync_fetch_and_add(&value->sum_ns, ns);
-    __sync_fetch_and_add(&value->count, 1);
-    /* OTLP's bounds are powers of two of a second: 2^50 / 10^9, then units of 2^-30 s */
-    u32 bucket = bucket_of((ns < 1ULL << 42 ? ns : 1ULL << 42) * 1125900 >> 20);
-    asm volatile("" : "+r"(bucket)); /* or the compiler drops the check that the verifier wants to see */
-    if (bucket < DURATION_BUCKETS)
-        __sync_fetch_and_add(&value->buckets[bucket], 1);
 }
 
 static __always_inline void add_fate(const struct fate_key *key, u64 count)

@@ -137,7 +137,7 @@ static __always_inline void on_closed(u64 sk, struct sock_val *value, u8 before,
         fact->side = DIRECTION_RECEIVED;
         fact->idle = !is_open(sk, value, fact->time_ns);
         if (!fact->idle)
-            judge_reset(sk, value, before, ending);
+            judge_reset(sk, value, before, fact->time_ns);
     } else {
         fact->kind = FATE_TIMEOUT;
         fact->reason = all_acknowledged(sk) ? TIMEOUT_KEEPALIVE : TIMEOUT_UNACKNOWLEDGED;
@@ -191,6 +191,7 @@ static __always_inline void on_opened(u64 sk, struct sock_val *value, u8 role, c
     value->opened_ns = bpf_ktime_get_ns();
     if (role == ROLE_CLIENT) {
         own(&key, direct);
+        name_flow(&key);
         value->rtt_ns = value->opened_ns; /* sampled after a second, or at the end */
         value->flags = SOCK_ATTEMPT;
         value->claims = 1;

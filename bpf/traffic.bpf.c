@@ -131,19 +131,28 @@ static __always_inline int on_send_blocked(u64 sk)
     return 0;
 }
 
+/* A receive met the connection's end, or a send failed for it. */
+static __always_inline int on_end_met(u64 sk, const int receive)
+{
+    const int direct = 0;
+    struct sock_val *value = lookup_tcp(sk, direct);
+
+    if (value && (receive || (value->flags & SOCK_RESET && value->answers)))
+        judge_end_met(sk, value);
+    return 0;
+}
+
 /* Nothing was received: the connection's end, or the wait that SO_RCVTIMEO allows has run out. */
 static __always_inline int on_recv_nothing(u64 sk, long received, u32 flags)
 {
     const int direct = 0;
 
-    if (received == -EAGAIN ? flags & MSG_DONTWAIT : received != 0)
+    if (!received || received == -ECONNRESET)
+        return on_end_met(sk, 1);
+    if (received != -EAGAIN || flags & MSG_DONTWAIT)
         return 0;
     struct sock_val *value = lookup_tcp(sk, direct);
-    if (!value || value->key.role != ROLE_CLIENT)
-        return 0;
-    if (!received)
-        judge_end_met(sk, value);
-    else if (value->waits_out < 255)
+    if (value && value->key.role == ROLE_CLIENT && value->waits_out < 255)
         value->waits_out++;
     return 0;
 }
@@ -177,6 +186,8 @@ static __always_inline int on_send(u64 sk, long sent, const int direct)
 {
     if (sent > 0)
         return on_bytes(sk, sent, 0, 0, direct);
+    if (sent == -ECONNRESET || sent == -EPIPE)
+        return on_end_met(sk, 0);
     return sent == -EAGAIN ? on_send_blocked(sk) : 0;
 }
 

@@ -45,11 +45,12 @@ enum phase { PHASE_IDLE, PHASE_ASKED, PHASE_ANSWERED };
 enum sock_flag {
     SOCK_ATTEMPT = 1,   /* connecting: its outcome is not counted yet */
     SOCK_COUNTED = 2,   /* its connection has been counted */
-    SOCK_ENDED = 4,     /* the peer closed while an answer was due; nobody has read that end yet */
+    SOCK_ENDED = 4,     /* the peer closed while an exchange was open; nobody has met that end yet */
     SOCK_STALLED = 8,   /* the last send met a closed window */
     SOCK_HEARD = 16,    /* it received bytes once */
     SOCK_THREADED = 32, /* one thread sends, another receives: their hooks may come in the wrong order */
     SOCK_MPTCP = 64,    /* the connection above subflows: no TCP socket */
+    SOCK_RESET = 128,   /* with SOCK_ENDED: the peer's close was a RST */
 };
 
 /* One TCP socket and the process that owns its byte counters. */
@@ -85,6 +86,8 @@ struct sock_val {
     u64 window_last_ns;
     u64 window_told_ns; /* when an event last told */
     u64 ended_ns;       /* when the peer closed */
+    u32 heard;          /* jiffies of the last receive, modulo 2^32 */
+    u32 asked_seq;      /* sequence number of the exchange's first byte */
 };
 
 /* Listening sockets of one port, and who listens: the last process that began to. */
@@ -127,6 +130,9 @@ enum loss {
     LOSS_FATES_FULL,     /* facts about connections not counted */
     LOSS_DURATIONS_FULL, /* durations not counted */
     LOSS_EVENTS_FULL,    /* events the ring had no room for: counted in fates all the same */
+    LOSS_SYSCALLS_FULL,  /* calls counted without their process */
+    LOSS_THREADS_FULL,   /* calls not measured */
+    LOSS_LOOKUPS_FULL,   /* answers of resolvers the ring had no room for */
     LOSS_LIVES_FULL,     /* processes whose beginning was not kept: their end is charged to nobody */
     LOSS_IMAGES_FULL,    /* programs whose name was not kept: their turns are charged to nobody */
     LOSS_TURNS_FULL,     /* starts and exits not counted */
@@ -182,6 +188,26 @@ struct duration_val {
     u32 buckets[DURATION_BUCKETS];
 };
 
+/* One watched system call of one process; the first three as in proc_key. */
+struct syscall_key {
+    u32 tgid;
+    u32 start;
+    u16 exec;
+    u16 number;
+};
+struct syscall_val {
+    struct duration_val durations;
+    char comm[16]; /* the process's name, for one that is gone when this is read */
+};
+
+/* A thread that made a watched call: which one it made last, and whether it is in it still. */
+struct thread_val {
+    u64 entered_ns; /* CLOCK_MONOTONIC; 0 between calls */
+    u64 name_ns;    /* when its process is to be remembered: a second from its first call */
+    struct syscall_key key;
+    u32 pad;
+};
+
 /* What happened to one connection, when. */
 struct tcp_event {
     u64 time_ns; /* CLOCK_MONOTONIC */
@@ -201,6 +227,51 @@ struct tcp_event {
     u64 age_ns;   /* since it was opened (its SYN, where we connected); 0 unknown */
     u64 gap_ns;   /* RESET, DROP: since the last byte was received */
     u64 first_ns; /* RETRANSMIT: the first of `count`, time_ns being the last */
+};
+
+/* An address as one process knows it; v4 in the first 4 bytes. start as in proc_key: exec changes nothing. */
+struct name_key {
+    u32 tgid;
+    u32 start;
+    u8 address[16];
+};
+
+struct name_val {
+    u64 id;      /* of the hostname: FNV-1a of its bytes, as the process wrote it */
+    u64 told_ns; /* when user space was last told */
+};
+
+#define LOOKUP_DATA 1536
+
+/*
+ * Something that tells hostnames, for user space to read. `data` has, of LOOKUP_CALL, the name that was asked
+ * for (NAME_LEN bytes, ended by 0), then `count` addresses (struct lookup_address); of LOOKUP_WIRE a DNS
+ * message, of LOOKUP_HELLO the first bytes that a client sent, `length` bytes of them. A record is as long as
+ * what it has, in steps of LOOKUP_STEP.
+ */
+#define NAME_LEN         256
+#define LOOKUP_ADDRESSES 16
+#define LOOKUP_STEP      256
+enum lookup_kind { LOOKUP_CALL, LOOKUP_WIRE, LOOKUP_HELLO };
+struct lookup_address {
+    u32 family;
+    u8 address[16];
+};
+struct lookup {
+    u64 time_ns; /* CLOCK_MONOTONIC */
+    u64 id;      /* CALL: of the name, see struct name_val */
+    u32 tgid;    /* whose it is; 0 unknown */
+    u32 start;
+    u32 netns;
+    u8 kind; /* enum lookup_kind */
+    u8 count;
+    u16 length;  /* WIRE, HELLO */
+    u8 family;   /* HELLO: of the peer */
+    u8 pad;      /* WIRE: 1 when the message came by TCP */
+    u16 port;    /* HELLO: the peer's */
+    u8 peer[16]; /* HELLO */
+    u32 pad2;
+    u8 data[LOOKUP_DATA];
 };
 
 /*
@@ -280,12 +351,18 @@ enum option { OPTION_CONNECTION_EVENTS, OPTION_FORK_EVENTS, OPTION_EXEC_EVENTS, 
 _Static_assert(sizeof(struct proc_key) == 12, "proc_key");
 _Static_assert(sizeof(struct flow_key) == 52, "flow_key");
 _Static_assert(sizeof(struct flow_val) == 16, "flow_val");
-_Static_assert(sizeof(struct sock_val) == 208, "sock_val");
+_Static_assert(sizeof(struct sock_val) == 216, "sock_val");
 _Static_assert(sizeof(struct proc_val) == 688, "proc_val");
 _Static_assert(sizeof(struct fate_key) == 56, "fate_key");
 _Static_assert(sizeof(struct duration_key) == 56, "duration_key");
 _Static_assert(sizeof(struct duration_val) == 464, "duration_val");
+_Static_assert(sizeof(struct syscall_key) == 12, "syscall_key");
+_Static_assert(sizeof(struct syscall_val) == 480, "syscall_val");
+_Static_assert(sizeof(struct thread_val) == 32, "thread_val");
 _Static_assert(sizeof(struct tcp_event) == 128, "tcp_event");
+_Static_assert(sizeof(struct name_key) == 24, "name_key");
+_Static_assert(sizeof(struct name_val) == 16, "name_val");
+_Static_assert(sizeof(struct lookup) == 56 + LOOKUP_DATA, "lookup");
 _Static_assert(sizeof(struct life) == 312, "life");
 _Static_assert(sizeof(struct turn_key) == 16, "turn_key");
 _Static_assert(sizeof(struct crash_key) == 16, "crash_key");

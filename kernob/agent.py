@@ -30,6 +30,7 @@ from kernob.state.points import MetricBatch
 
 if TYPE_CHECKING:
     from kernob.export.outlet import Outlet
+    from kernob.state.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -83,13 +84,15 @@ class Agent:
         sink: Sink | None = None,
         on_end: Callable[[], None] | None = None,
         journal: Journal | None = None,
+        kept: Store | None = None,
         *,
         drop_capabilities: bool = False,
     ) -> None:
         """Nothing happens before `with`. `on_end` is called when ticking ends, also by failure.
 
-        `journal` gets the events; it is the caller's to close. `drop_capabilities`: once all is attached,
-        the thread that enters gives up what is no longer needed.
+        `journal` gets the events; it is the caller's to close. `kept` is where the service map
+        outlives us. `drop_capabilities`: once all is attached, the thread that enters gives up what is no
+        longer needed.
         Raises PreconditionError where nothing could be attached anyway.
         """
         check_machine()
@@ -98,7 +101,7 @@ class Agent:
         self._on_end = on_end
         self._journal = journal
         self._drop_capabilities = drop_capabilities
-        self._pipeline = Pipeline(settings, self._on_events)
+        self._pipeline = Pipeline(settings, self._on_events, kept)
         self._changed = threading.Condition()
         self._events_wait = False
         self._questions: deque[_Question] = deque()
@@ -360,7 +363,12 @@ def run_agent(settings: Settings, otlp_file: Path | None) -> int:
             journal = Journal(store, max(time.time_ns(), last_number(settings.state_dir) + 1))
             stack.callback(journal.close, _STORE_FLUSH_S)
             agent = Agent(
-                settings, outlet, signals.stop.set, journal, drop_capabilities=settings.drop_capabilities
+                settings,
+                outlet,
+                signals.stop.set,
+                journal,
+                store,
+                drop_capabilities=settings.drop_capabilities,
             )
             server = SnapshotServer(settings.socket_path, agent, events=journal)
             server.bind()

@@ -19,7 +19,7 @@ from typing import Any
 
 from kernob.config_otel import OTEL_SETTINGS, OtlpSettings, resolve
 from kernob.config_settings import KERNOB_SETTINGS, WINDOW_MAX_S, Settings
-from kernob.config_values import Endpoint, PathName, Setting
+from kernob.config_values import Endpoint, Kind, MisfitError, PathName, Setting
 from kernob.errors import ConfigError
 
 __all__ = [
@@ -196,9 +196,20 @@ def _validated(layers: Any, origin: Mapping[str, str]) -> dict[str, Any]:
         layers.validators.validate()
     except ValidationError as error:
         variable = error.details[0][0].names[0]
-        expected = _BY_VARIABLE[variable].kind.expects
+        expected = _expected(_BY_VARIABLE[variable].kind, layers.get(variable))
         raise _invalid(variable, layers.get(variable), origin[variable], expected) from error
     return {variable: _BY_VARIABLE[variable].kind.parse(layers.get(variable)) for variable in origin}
+
+
+def _expected(kind: Kind, raw: object) -> str:
+    """What would have been valid instead of `raw`: the rest of "must be ..."."""
+    try:
+        kind.parse(raw)
+    except MisfitError as misfit:
+        return str(misfit)
+    except ValueError:
+        pass
+    return kind.expects
 
 
 def _settings(values: Mapping[str, Any], raw: Any, origin: Mapping[str, str]) -> Settings:

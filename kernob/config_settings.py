@@ -3,15 +3,30 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
 from kernob.config_otel import DEFAULT_SERVICE_NAME, LOGS_DEFAULT, OtlpSettings
-from kernob.config_values import SOCKET_PATH, Flag, Number, PathName, Setting, Word, Words
+from kernob.config_values import SOCKET_PATH, Flag, Number, PathName, Setting, SyscallNames, Word, Words
+from kernob.syscall_table import numbers
 
-_STRATEGIES = ("tp_btf", "raw_tp", "fentry", "kprobe", "tracepoint", "iter", "cgroup_skb", "btf")
+_SYSCALLS = SyscallNames()
+_DEFAULT_SYSCALLS = _SYSCALLS.parse("read,write,epoll_wait,futex") if numbers() else ()
+_STRATEGIES = (
+    "tp_btf",
+    "raw_tp",
+    "fentry",
+    "kprobe",
+    "tracepoint",
+    "iter",
+    "uprobe_multi",
+    "uprobe",
+    "cgroup_skb",
+    "btf",
+)
 _LIFE_EVENTS = ("failures", "exits", "execs", "forks")
 WINDOW_MAX_S = 3600.0
 
@@ -39,7 +54,11 @@ class Settings:
     process_flows: bool = True
     max_process_flow_series: int = 2_000
     tcp: bool = True
+    syscalls: tuple[str, ...] = _DEFAULT_SYSCALLS
+    blocked_after_s: float = 10.0
     max_histogram_series: int = 1_000
+    names: bool = True
+    max_names: int = 50_000
     lifecycle: bool = True
     lifecycle_events: tuple[str, ...] = ("failures",)
     command_lines: str = "mask"
@@ -52,9 +71,17 @@ class Settings:
     max_flows: int = 65_536
     max_processes: int = 16_384
     max_durations: int = 8_192
+    max_syscall_histograms: int = 8_192
+    max_threads: int = 65_536
     event_ring_bytes: int = 1_048_576
     max_events_per_second: int = 20
     max_stored_events: int = 100_000
+    map: bool = True
+    max_map_edges: int = 10_000
+    map_active_s: float = 900.0
+    map_days: int = 90
+    learning_period_s: float = 86_400.0
+    max_new_destinations: int = 10
     interfaces: tuple[str, ...] = ()
     btf_path: Path | None = None
     strategies_off: tuple[str, ...] = ()
@@ -64,6 +91,11 @@ class Settings:
     otlp: OtlpSettings = field(default_factory=OtlpSettings)
     otlp_logs: OtlpSettings = LOGS_DEFAULT
     origin: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), compare=False)
+
+    @property
+    def host_name(self) -> str:
+        """The name this host goes by in everything exported: host.name where it is set, else the kernel's."""
+        return dict(self.resource_attributes).get("host.name") or os.uname().nodename
 
 
 def _series(default: str) -> Number:
@@ -126,10 +158,31 @@ KERNOB_SETTINGS = (
     ),
     Setting("KERNOB_TCP", "tcp", Flag(), "whether what happens to TCP connections is counted"),
     Setting(
+        "KERNOB_NAMES", "names", Flag(), "whether hostnames are learned; else destinations are addresses"
+    ),
+    Setting(
+        "KERNOB_MAX_NAMES",
+        "max_names",
+        _entries("names"),
+        "hostnames of addresses that are remembered; beyond it, the least used go",
+    ),
+    Setting(
         "KERNOB_MAX_HISTOGRAM_SERIES",
         "max_histogram_series",
         _series("series"),
-        "each histogram of kernob.tcp, likewise; about 2 kB each",
+        "each histogram metric, likewise; about 2 kB each",
+    ),
+    Setting(
+        "KERNOB_SYSCALLS",
+        "syscalls",
+        _SYSCALLS,
+        "system calls whose durations are measured (default: read, write, epoll_wait, futex), or none",
+    ),
+    Setting(
+        "KERNOB_BLOCKED_AFTER",
+        "blocked_after_s",
+        Number(0.1, 3600, "a number of seconds"),
+        "seconds after which a thread that is still in one of these calls is said to be blocked",
     ),
     Setting("KERNOB_LIFECYCLE", "lifecycle", Flag(), "whether starts and ends of processes are counted"),
     Setting(
@@ -183,6 +236,18 @@ KERNOB_SETTINGS = (
         "capacity of the map of durations: destinations times kinds, between two reads",
     ),
     Setting(
+        "KERNOB_MAX_SYSCALL_HISTOGRAMS",
+        "max_syscall_histograms",
+        _entries("histograms"),
+        "capacity of the map of system calls: processes times calls, between two reads",
+    ),
+    Setting(
+        "KERNOB_MAX_THREADS",
+        "max_threads",
+        _entries("threads"),
+        "capacity of the map of threads that make these calls",
+    ),
+    Setting(
         "KERNOB_EVENT_RING_BYTES",
         "event_ring_bytes",
         Number(4096, 1 << 28, "a whole number of bytes", whole=True),
@@ -199,6 +264,37 @@ KERNOB_SETTINGS = (
         "max_stored_events",
         Number(1, 10_000_000, "a whole number of events", whole=True),
         "the newest events that are kept in the state directory",
+    ),
+    Setting("KERNOB_MAP", "map", Flag(), "whether the service map and its new destinations are kept"),
+    Setting(
+        "KERNOB_MAX_MAP_EDGES",
+        "max_map_edges",
+        Number(100, 1_000_000, "a whole number of edges", whole=True),
+        "edges of the service map; beyond it, and beyond a tenth of it for one service, they fold",
+    ),
+    Setting(
+        "KERNOB_MAP_ACTIVE",
+        "map_active_s",
+        Number(60, 86_400, "a number of seconds"),
+        "seconds an edge is exported after it was seen last",
+    ),
+    Setting(
+        "KERNOB_MAP_DAYS",
+        "map_days",
+        Number(1, 3650, "a whole number of days", whole=True),
+        "days an edge is remembered after it was seen last",
+    ),
+    Setting(
+        "KERNOB_LEARNING_PERIOD",
+        "learning_period_s",
+        Number(1, 7_776_000, "a number of seconds"),
+        "seconds from a service's first sight in which its new destinations alert nobody",
+    ),
+    Setting(
+        "KERNOB_MAX_NEW_DESTINATIONS",
+        "max_new_destinations",
+        Number(1, 1000, "a whole number of events", whole=True),
+        "events of new destinations a service may have in one minute; the rest is summed up in one",
     ),
     Setting(
         "KERNOB_INTERFACES",

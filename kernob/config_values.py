@@ -8,6 +8,7 @@ valid ("must be ..."). Called by `config` only.
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from collections.abc import Mapping
@@ -16,6 +17,8 @@ from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import SplitResult, unquote, urlsplit
+
+from kernob.syscall_table import NEVER_RETURN, expand, numbers
 
 # ASCII digits only: float() would also take "1_0", "nan", "infinity" and other scripts' digits.
 _DECIMAL = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?", re.ASCII)
@@ -29,6 +32,13 @@ _BROKEN_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 # struct sockaddr_un.sun_path holds 108 bytes with its closing zero (unix(7)).
 _SOCKET_PATH_BYTES = 107
 _PATH_BYTES = 4095
+
+
+class MisfitError(ValueError):
+    """What is wrong with a value where its kind can say more than what it expects in general.
+
+    The message is the rest of the sentence "must be ...".
+    """
 
 
 class Kind(Protocol):
@@ -175,6 +185,47 @@ class Words:
         if not all(re.fullmatch(self.pattern, part) for part in parts):
             raise ValueError("not one of the words")
         return tuple(dict.fromkeys(parts))
+
+
+@dataclass(frozen=True, slots=True)
+class SyscallNames:
+    """A comma-separated text, or a TOML array, of names of system calls; "none" alone stands for none.
+
+    `machine` as uname(2) has it; "": this one. A family's name stands for all of its calls.
+    """
+
+    machine: str = ""
+
+    @property
+    def expects(self) -> str:
+        """See Kind."""
+        return "a comma-separated list of system calls, or none"
+
+    def parse(self, raw: object) -> tuple[str, ...]:
+        """Return the calls, each once; MisfitError names the first that is unknown, and the nearest."""
+        names = Words(r"[a-z0-9_]{1,40}", "system calls").parse(raw)
+        if names == ("none",):
+            return ()
+        if not names:
+            raise MisfitError(self.expects)
+        found: list[str] = []
+        for name in names:
+            expanded = expand(name, self.machine)
+            if name in NEVER_RETURN:
+                raise MisfitError(f"a list of system calls that return; {name} does not")
+            if not expanded:
+                raise MisfitError(self._no_such(name))
+            found += expanded
+        return tuple(dict.fromkeys(found))
+
+    def _no_such(self, name: str) -> str:
+        known = numbers(self.machine)
+        where = self.machine or os.uname().machine
+        if not known:
+            return f"none: the system calls of {where} are not known"
+        near = difflib.get_close_matches(name, [n for n in known if n not in NEVER_RETURN], n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        return f"{self.expects}; {where} has no call {name}{hint}"
 
 
 @dataclass(frozen=True, slots=True)

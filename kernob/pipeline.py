@@ -21,21 +21,28 @@ from kernob.config import Settings
 from kernob.features.feature import Feature, Report, Tick
 from kernob.features.lifecycle import Lifecycle
 from kernob.features.lifecycle import prepare as prepare_lifecycle
+from kernob.features.map import Map
+from kernob.features.names import Names
+from kernob.features.places import PlaceWatch
+from kernob.features.syscalls import Syscalls
 from kernob.features.tcp import Tcp
 from kernob.features.wire import Wire
 from kernob.kernel.capabilities import check_view
 from kernob.kernel.containers import ContainerNames
+from kernob.kernel.listening import Listening
 from kernob.kernel.privileges import confined, drop
+from kernob.kernel.proc_sockets import ProcSockets
 from kernob.kernel.procfs import ProcFs
 from kernob.kernel.session import KernelOptions, Session, check_permission, settle_memory, spare_memory
 from kernob.model import Event, HookReport, MapUsage, ProcessInfo, ProcessKey, ProgramRuns, Snapshot
-from kernob.probes import PROBES, lifecycle, process, tcp, traffic
+from kernob.probes import PROBES, lifecycle, process, syscalls, traffic
 from kernob.probes.traffic import Loss
 from kernob.state.events import EventState
 from kernob.state.names import needs_full_args, sanitize, service_of, split_args
 from kernob.state.processes import Process
 from kernob.state.series import SeriesStore
 from kernob.state.stamps import Stamps
+from kernob.state.store import Store
 from kernob.state.traffic import Caps, TrafficState
 
 __all__ = ["Pipeline", "confined", "kernel_options", "new_session", "spare_memory"]
@@ -63,6 +70,8 @@ def kernel_options(settings: Settings) -> KernelOptions:
             "procs": settings.max_processes,
             "fates": settings.max_flows,
             "durations": settings.max_durations,
+            "syscalls": settings.max_syscall_histograms,
+            "threads": settings.max_threads,
             "events": settings.event_ring_bytes,
             "lives": settings.max_lives,
             "settled": settings.max_lives,
@@ -78,13 +87,25 @@ def kernel_options(settings: Settings) -> KernelOptions:
 
 def new_session(settings: Settings, prepare: Callable[[Session], None] | None = None) -> Session:
     """A session with every probe; nothing is loaded before it is entered."""
-    off = [
-        p for p, wanted in ((tcp.PROBE, settings.tcp), (lifecycle.PROBE, settings.lifecycle)) if not wanted
-    ]
-    probes = [probe for probe in PROBES if probe not in off]
+    wanted = {
+        "tcp": settings.tcp,
+        "syscalls": settings.syscalls,
+        "names": settings.names,
+        "lifecycle": settings.lifecycle,
+    }
+    off = {name for name, on in wanted.items() if not on}
+    probes = [probe for probe in PROBES if probe.name not in off]
+    probes = [syscalls.watching(settings.syscalls) if p is syscalls.PROBE else p for p in probes]
     sources = [source for probe in probes for source in probe.sources]
     hooks = [hook for probe in probes for hook in probe.hooks]
-    return Session(sources, hooks, kernel_options(settings), prepare)
+
+    def prepare_all(session: Session) -> None:
+        if settings.syscalls:
+            syscalls.choose(session, settings.syscalls)
+        if prepare:
+            prepare(session)
+
+    return Session(sources, hooks, kernel_options(settings), prepare_all)
 
 
 def _container_names(settings: Settings) -> ContainerNames | None:
@@ -113,8 +134,13 @@ class Pipeline:
     `hooks` says what was attached, and how.
     """
 
-    def __init__(self, settings: Settings, on_events: Callable[[], None] = lambda: None) -> None:
-        """`on_events` is called from a thread when `events` has some to give."""
+    def __init__(
+        self,
+        settings: Settings,
+        on_events: Callable[[], None] = lambda: None,
+        kept: Store | None = None,
+    ) -> None:
+        """`on_events` is called from a thread when `events` has some to give; `kept` outlives a restart."""
         self._settings = settings
         self._proc = ProcFs(settings.proc_root, sanitize, split_args)
         self._containers = _container_names(settings)
@@ -132,14 +158,33 @@ class Pipeline:
         self._feed = event_feed.EventFeed(happened, on_events)
         self._tcp = Tcp(settings, self.store, self._traffic.known, self._proc, self._resolve)
         wire = Wire(self._proc, settings.interfaces, self._traffic.destination)
+        self._names = Names(settings, on_events)
+        self._traffic.known.name_by(self._names.of)
+        self._syscalls = Syscalls(settings, self.store, self._traffic.known.processes)
         lives = Lifecycle(settings, self.store, self._proc, self._named, on_events)
-        self._features: tuple[Feature, ...] = (wire, self._tcp, lives)
+        self._features: tuple[Feature, ...] = (self._names, wire, self._tcp, self._syscalls, lives)
+        if settings.map:
+            self._features += (self._map(kept),)
         self._stamps = Stamps(2 * _AFTER_TICK_NS)
         self._started_unix_ns = self._previous_unix_ns = self._stamps.restart()
         self._window_started_s = self._checked_s = time.monotonic()
         self._maps: tuple[MapUsage, ...] = ()
         self.hooks: tuple[HookReport, ...] = ()
         self._window_s = settings.aggregation_window_s
+
+    def _map(self, kept: Store | None) -> Map:
+        settings, known = self._settings, self._traffic.known
+
+        def service_of_pid(pid: int) -> str:
+            process = known.processes.by_pid(pid)
+            if process is not None:
+                return process.service
+            start = self._proc.read_process(pid, 0)
+            info = self._resolve(start.key) if start else None
+            return info.service if info else ""
+
+        places = PlaceWatch(Listening(settings.proc_root), ProcSockets(settings.proc_root), service_of_pid)
+        return Map(settings, self.store, known, self._tcp.connections, places, kept)
 
     def __enter__(self) -> Pipeline:
         """Attaches. Raises PreconditionError or KernelError with nothing left behind."""
@@ -179,7 +224,8 @@ class Pipeline:
 
         Raises OSError where the kernel refuses.
         """
-        left = drop(lambda: (self._session.losses(), self._session.run_stats()))
+        trial = lambda: (self._session.losses(), self._session.run_stats())  # noqa: E731
+        left = drop(trial, for_uprobes=self._names.needs_admin)
         log.info("capabilities kept after attaching: %s", ", ".join(left) or "none")
 
     def watch(self) -> None:
@@ -187,6 +233,7 @@ class Pipeline:
         self._feed.start()
         for feature in self._features:
             feature.watch()
+        self._names.start()
         if self._containers:
             self._containers.start()
 
@@ -198,6 +245,7 @@ class Pipeline:
 
     def detach(self) -> None:
         """Takes the programs away; one more tick then reads exactly what they counted."""
+        self._names.detach()
         self._session.detach()
         self._feed.stop()
         for feature in self._features:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from kernob.export.telemetry import OWN_METRICS
 from kernob.model import MetricSpec
-from kernob.probes import lifecycle, tcp, traffic
+from kernob.probes import lifecycle, syscalls, tcp, traffic
+from kernob.state import baseline, map_series
 from kernob.state.last_times import EVENT_LAST_TIME
 from kernob.state.reconcile import REPAIRS
 
@@ -71,6 +72,8 @@ def document() -> str:
         table("TCP", (*tcp.SPECS, REPAIRS, EVENT_LAST_TIME)),
         HISTOGRAMS,
         table("Processes", lifecycle.SPECS),
+        table("Service map", (*map_series.SPECS, *baseline.SPECS)),
+        table("System calls", syscalls.SPECS),
         table("Kernob itself", OWN_METRICS),
     )
     return "\n".join(parts)

@@ -187,12 +187,15 @@ def _by_destination(direction: str) -> Timeseries:
     text = Text(
         f"By destination: {WORD[direction]}",
         f"Bytes a second {WORD[direction]}, by destination and port. `client`: this host connected to it; "
-        "`server`: it is this host's own address and port, and others connected to it.",
+        "`server`: it is this host's own address and port, and others connected to it. "
+        "`unknown`: the socket had no peer at that moment.",
         NO_TRAFFIC,
     )
     keys = ("server_address", "server_port", "network_tcp_handshake_role")
     rate = per_second(query.flow(direction, REMOTE_FLOW), keys)
-    ranked = top(8, rate, "server_address=all others")
+    # what is sent to nobody in particular has no address; a curve without a name would be a riddle
+    named = f'label_replace({rate}, "server_address", "unknown", "server_address", "")'
+    ranked = top(8, named, "server_address=all others")
     legend = "{{server_address}} {{server_port}} {{network_tcp_handshake_role}}"
     return look.stacked(text, look.BYTES_PER_S, HALF, look.over_time(ranked, legend))
 

@@ -298,11 +298,12 @@ class Candidate:
 
     attachments: tuple[Attachment, ...]
     measures: str = ""
+    called: str = ""
 
     @property
     def strategy(self) -> str:
         """Kinds and targets, for reports: "tp_btf:sock_send_length + fentry:inet_sendpage"."""
-        return " + ".join(f"{a.kind}:{a.target}" for a in self.attachments)
+        return self.called or " + ".join(f"{a.kind}:{a.target}" for a in self.attachments)
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,9 +316,9 @@ class Hook:
     essential: bool = True
 
 
-def all_of(*attachments: Attachment, measures: str = "") -> Candidate:
-    """A candidate of several attachments: all or none."""
-    return Candidate(attachments, measures)
+def all_of(*attachments: Attachment, measures: str = "", called: str = "") -> Candidate:
+    """A candidate of several attachments: all or none; `called` where there are too many to be named."""
+    return Candidate(attachments, measures, called)
 
 
 def first_of(probe: str, name: str, *candidates: Candidate, essential: bool = True) -> Hook:
@@ -346,7 +347,7 @@ def attach(hook: Hook, loader: Loader, kinds_off: frozenset[str]) -> tuple[list[
                 link.close()
             attempts.append(Attempt(candidate.strategy, False, str(error)))
             continue
-        strategy = Candidate(tuple(present)).strategy
+        strategy = Candidate(tuple(present), called=candidate.called).strategy
         attempts.append(Attempt(strategy, True, "", candidate.measures))
         return links, HookReport(hook.probe, hook.name, ProbeState.ATTACHED, strategy, tuple(attempts))
     return [], HookReport(hook.probe, hook.name, ProbeState.FAILED, "", tuple(attempts))

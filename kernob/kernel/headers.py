@@ -24,6 +24,7 @@ _INCLUDES = (
     "net/net_namespace.h",
     "linux/sched.h",
     "linux/sched/signal.h",
+    "linux/nsproxy.h",
     "linux/pid.h",
     "linux/mm_types.h",
     "linux/fs.h",

@@ -52,6 +52,10 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "OFF_TASK_REAL_PARENT": ("task_struct.real_parent",),
     "OFF_TASK_START_BOOTTIME": ("task_struct.start_boottime", "task_struct.real_start_time"),
     "OFF_TASK_SELF_EXEC_ID": ("task_struct.self_exec_id",),
+    "OFF_TASK_NSPROXY": ("task_struct.nsproxy",),
+    "OFF_NSPROXY_NET": ("nsproxy.net_ns",),
+    # where a task in a 32-bit call is marked: x86_64, arm64 (bpf/syscalls.bpf.c has the bits)
+    "OFF_TASK_COMPAT": ("task_struct.thread_info.status", "task_struct.thread_info.flags"),
     "OFF_TASK_SIGNAL": ("task_struct.signal",),
     "OFF_TASK_MM": ("task_struct.mm",),
     "OFF_TASK_CGROUPS": ("task_struct.cgroups",),

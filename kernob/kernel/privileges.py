@@ -31,6 +31,9 @@ KEPT = ("CAP_DAC_READ_SEARCH", "CAP_SYS_PTRACE")
 
 _FOR_MAPS = ("CAP_BPF",)
 """Before Linux 5.19 even a map that is open is closed to others, where unprivileged_bpf_disabled is set."""
+_FOR_UPROBES = ("CAP_SYS_ADMIN",)
+"""The PMU of uprobes asks for it (Linux 4.17 to now); BPF's own link (6.6) does not."""
+
 _FOR_MAPS_BEFORE_5_8 = ("CAP_SYS_ADMIN",)
 
 _CAPSET_VERSION = 0x20080522  # _LINUX_CAPABILITY_VERSION_3
@@ -39,13 +42,16 @@ _SETPCAP = 8
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def drop(trial: Callable[[], object]) -> tuple[str, ...]:
+def drop(trial: Callable[[], object], for_uprobes: bool = False) -> tuple[str, ...]:
     """Gives up, in this thread, for good, all but `KEPT`; returns the names of those that are left.
 
     `trial` is called in a thread without the others first: where it raises PermissionError, or anything
-    caused by it, the capability that reads maps stays as well. Raises OSError where the kernel refuses.
+    caused by it, the capability that reads maps stays as well; with `for_uprobes`, the one that puts probes
+    on libraries that appear later. Raises OSError where the kernel refuses.
     """
     keep: tuple[str, ...] = KEPT
+    if for_uprobes:
+        keep += _FOR_UPROBES
     if not confined(lambda: _is_permitted(trial), keep):
         keep += _FOR_MAPS if _highest() >= _NUMBERS["CAP_BPF"] else _FOR_MAPS_BEFORE_5_8
     _reduce(_bits(keep))

@@ -58,8 +58,8 @@ class ProcSockets:
         """All active connections, and the namespaces (inode numbers) that could be read."""
         found: list[ProcSocket] = []
         seen: set[int] = set()
-        for pid in self._pids():
-            netns = self._netns(pid)
+        for pid in self.pids():
+            netns = self.netns(pid)
             if not netns or netns in seen:
                 continue
             try:
@@ -78,7 +78,7 @@ class ProcSockets:
         """Socket inode -> PID of a process that has it open: the lowest PID where several have."""
         wanted = {f"socket:[{inode}]": inode for inode in inodes}
         found: dict[int, int] = {}
-        for pid in self._pids():
+        for pid in self.pids():
             if len(found) == len(wanted):
                 break
             for link in _links(f"{self._root}/{pid}/fd"):
@@ -87,11 +87,13 @@ class ProcSockets:
                     found.setdefault(inode, pid)
         return found
 
-    def _pids(self) -> list[int]:
+    def pids(self) -> list[int]:
+        """PIDs of all processes, ascending."""
         with os.scandir(self._root) as entries:
             return sorted(int(entry.name) for entry in entries if entry.name.isdecimal())
 
-    def _netns(self, pid: int) -> int:
+    def netns(self, pid: int) -> int:
+        """Inode number of a process's network namespace, 0 where it is not known."""
         try:
             link = os.readlink(f"{self._root}/{pid}/ns/net")  # noqa: PTH115 - one of very many paths
         except OSError:
@@ -121,14 +123,14 @@ def _read_table(path: str, netns: int) -> list[ProcSocket]:
             if len(fields) < 10 or fields[3] not in ACTIVE_STATES or not fields[9].isdigit():
                 continue
             try:
-                local, peer = _end(fields[1]), _end(fields[2])
+                local, peer = read_end(fields[1]), read_end(fields[2])
             except ValueError:
                 continue
             found.append(ProcSocket(netns, *local, *peer, ACTIVE_STATES[fields[3]], int(fields[9])))
     return found
 
 
-def _end(field: bytes) -> tuple[bytes, int]:
+def read_end(field: bytes) -> tuple[bytes, int]:
     """Address and port out of "0100007F:0016": words in the machine's byte order."""
     address, _, port = field.partition(b":")
     raw = bytes.fromhex(address.decode("ascii"))

@@ -22,6 +22,7 @@ from kernob.kernel.maps import BpfMap
 # enum bpf_prog_type, enum bpf_attach_type
 KPROBE, TRACEPOINT, CGROUP_SKB, RAW_TRACEPOINT, TRACING = 2, 5, 8, 17, 26
 NO_ATTACH_TYPE, TRACE_RAW_TP, TRACE_FENTRY, TRACE_FEXIT, TRACE_ITER = 0, 23, 24, 25, 28
+TRACE_UPROBE_MULTI = 48
 CGROUP_WAYS = {"ingress": 0, "egress": 1}
 
 _ENOTSUPP = 524  # the kernel's own, absent from errno.h

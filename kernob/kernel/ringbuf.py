@@ -145,6 +145,7 @@ class RingReader:
         self._room = held_records
         self._held: deque[Records] = deque()
         self._lock = threading.Lock()
+        self._reading = threading.Lock()
         self._taken = threading.Event()
         self._stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._stopping = threading.Event()
@@ -161,6 +162,12 @@ class RingReader:
             self._held.clear()
         self._taken.set()
         return found
+
+    def take_all(self) -> list[Records]:
+        """Everything that was written before this call, also what the thread has not come to yet."""
+        while self._read():
+            pass
+        return self.take()
 
     def stop(self) -> None:
         """Ends the thread, then reads what is left in the ring, for a last `take`. Safe to call twice."""
@@ -201,12 +208,13 @@ class RingReader:
     def _read(self) -> int:
         """Moves what is in the ring, up to the bound, to where `take` finds it; how many records."""
         moved = 0
-        while moved < self._room:
-            raw = self._ring.read()
-            if not raw:
-                break
-            batch = Records(raw, unix_offset_ns())
-            with self._lock:
-                self._held.append(batch)
-            moved += len(raw)
+        with self._reading:
+            while moved < self._room:
+                raw = self._ring.read()
+                if not raw:
+                    break
+                batch = Records(raw, unix_offset_ns())
+                with self._lock:
+                    self._held.append(batch)
+                moved += len(raw)
         return moved

@@ -27,7 +27,7 @@ from kernob.kernel import attach, compiler, headers, offsets, ringbuf, syscall, 
 from kernob.kernel.attach import Hook, Link, Loader
 from kernob.kernel.btf import VMLINUX, Btf
 from kernob.kernel.maps import ARRAY_OF_MAPS, BpfMap, SwappedMap
-from kernob.kernel.programs import RunStats
+from kernob.kernel.programs import Program, RunStats
 from kernob.model import HookReport, MapUsage, ProbeState
 
 log = logging.getLogger(__name__)
@@ -37,6 +37,7 @@ _COMMON_SOURCES = (
     "common.h",
     "facts.h",
     "socket.h",
+    "names.h",
     "connection.h",
     "exchange.h",
     "state.h",
@@ -164,6 +165,14 @@ class Session:
     def map(self, name: str) -> BpfMap:
         """A map by its name in C; KeyError for one that does not exist."""
         return self._maps[name]
+
+    def program(self, name: str) -> Program | None:
+        """A loaded program by its name in C, for a hook whose places come later (uprobes)."""
+        return next((link.program for _hook, link in self._links if link.program.name == name), None)
+
+    def strategy(self, probe: str, hook: str) -> str:
+        """How a hook was attached, "" where it is not."""
+        return next((r.strategy for r in self.reports if (r.probe, r.hook) == (probe, hook)), "")
 
     def swapped(self, name: str) -> SwappedMap:
         """An array of maps by its name in C; KeyError for one that does not exist."""

@@ -29,6 +29,17 @@ from kernob.model.health import (
     Pulse,
 )
 from kernob.model.metrics import Attributes, AttributeValue, MetricKind, MetricSpec
+from kernob.model.service_map import (
+    DestinationRow,
+    DestinationState,
+    EdgeKey,
+    EdgeRow,
+    Link,
+    MapNode,
+    NodeKind,
+    NodeRow,
+    edge_id,
+)
 from kernob.model.snapshot import Snapshot
 from kernob.model.tcp import NO_FACTS, ClosedBy, Drop, Fate, Outcome, TcpFacts, Timeout
 
@@ -40,18 +51,26 @@ __all__ = [
     "Attributes",
     "ClosedBy",
     "Coverage",
+    "DestinationRow",
+    "DestinationState",
     "DoctorReport",
     "Drop",
+    "EdgeKey",
+    "EdgeRow",
     "Event",
     "EventQuery",
     "Fate",
     "FlowRow",
     "HookReport",
+    "Link",
+    "MapNode",
     "MapUsage",
     "MetricKind",
     "MetricSpec",
     "Name",
     "NameSource",
+    "NodeKind",
+    "NodeRow",
     "Outcome",
     "PeerClass",
     "ProbeState",
@@ -65,4 +84,5 @@ __all__ = [
     "TcpFacts",
     "Timeout",
     "Transport",
+    "edge_id",
 ]

@@ -3,7 +3,21 @@
 
 from __future__ import annotations
 
-from kernob.probes import lifecycle, process, tcp, traffic
+from kernob.probes import lifecycle, names, process, syscalls, tcp, traffic
 from kernob.probes.probe import Probe
 
-PROBES: tuple[Probe, ...] = (process.PROBE, traffic.PROBE, tcp.PROBE, lifecycle.PROBE)
+PROBES: tuple[Probe, ...] = (
+    process.PROBE,
+    traffic.PROBE,
+    tcp.PROBE,
+    syscalls.PROBE,
+    names.PROBE,
+    lifecycle.PROBE,
+)
+    process.PROBE,
+    traffic.PROBE,
+    tcp.PROBE,
+    syscalls.PROBE,
+    names.PROBE,
+    lifecycle.PROBE,
+)

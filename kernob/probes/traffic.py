@@ -191,10 +191,13 @@ class Loss(enum.IntEnum):
     FATES_FULL = 5
     DURATIONS_FULL = 6
     EVENTS_FULL = 7
-    LIVES_FULL = 8
-    IMAGES_FULL = 9
-    TURNS_FULL = 10
-    ENDS_UNTOLD = 11
+    SYSCALLS_FULL = 8
+    THREADS_FULL = 9
+    LOOKUPS_FULL = 10
+    LIVES_FULL = 11
+    IMAGES_FULL = 12
+    TURNS_FULL = 13
+    ENDS_UNTOLD = 14
 
 
 @dataclass(frozen=True, slots=True)

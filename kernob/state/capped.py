@@ -112,4 +112,23 @@ class CappedCounters(Capped[SeriesBlock]):
         self.block.set(unique, self._sums[unique])
 
 
+class CappedSums(Capped[SeriesBlock]):
+    """Counters of what is no whole number, and the sums they stand at."""
+
+    def __init__(self, block: SeriesBlock, cap: int) -> None:
+        super().__init__(block, cap)
+        self._sums = np.zeros(1024)
+
+    def _begin(self, slot: int) -> None:
+        while slot >= len(self._sums):
+            self._sums = np.concatenate([self._sums, np.zeros_like(self._sums)])
+        self._sums[slot] = 0
+
+    def add(self, slots: Slots, growth: NDArray[np.float64]) -> None:
+        """Adds to series; a slot may stand there more than once."""
+        np.add.at(self._sums, slots, growth)
+        unique = np.unique(slots)
+        self.block.set(unique, self._sums[unique])
+
+
 CappedHistograms = Capped[HistogramBlock]

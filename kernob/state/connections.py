@@ -103,6 +103,11 @@ class ConnectionState:
         self._foreign: dict[Names, tuple[int, int]] = {}
 
     @property
+    def outcomes(self) -> NDArray[np.int64]:
+        """Connections and how many of them failed, by flow, since it is known; not to be changed."""
+        return self._facts[:, (_CONNECTIONS, _FAILED)]
+
+    @property
     def folded(self) -> int:
         """How often a series was folded into `~other` for a cap (cumulative)."""
         counters = [metric for metrics in self._by_fate.values() for metric in metrics]

@@ -106,9 +106,14 @@ class HostNames:
         """Names out of /etc/hosts: they come after everything learned."""
         self._files = {address: name for address, name in names.items() if not _is_loopback(address)}
 
-    def of(self, pid: int, start_ticks: int, netns: int, address: str) -> Name | None:
-        """The name that `address` has for this process now, by the narrowest scope that knows one."""
-        fixed = self._fixed.get(address)
+    def of(
+        self, pid: int, start_ticks: int, netns: int, address: str, connected_to: Name | None = None
+    ) -> Name | None:
+        """The name that `address` has for this process now, by the narrowest scope that knows one.
+
+        `connected_to` is what the process had for it when it connected, where that is known.
+        """
+        fixed = self._fixed.get(address) or connected_to
         if fixed:
             return fixed
         now_s = self._clock()

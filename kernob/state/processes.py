@@ -61,9 +61,23 @@ class ProcessTable:
             process = self._first_sight(raw)
         return process
 
+    def find(self, raw: bytes) -> Process | None:
+        """The same, but None for one that nobody can name any more: it is not taken in."""
+        process = self._processes.get(raw)
+        if process is None:
+            info = self._resolve(ProcessKey(*_RAW_KEY.unpack(raw)))
+            process = self._take_in(raw, info) if info else None
+        return process
+
+    def by_raw(self, raw: bytes) -> Process | None:
+        """The process of these 10 bytes if it is known."""
+        return self._processes.get(raw)
+
     def _first_sight(self, raw: bytes) -> Process:
+        return self._take_in(raw, self._resolve(ProcessKey(*_RAW_KEY.unpack(raw))))
+
+    def _take_in(self, raw: bytes, info: ProcessInfo | None) -> Process:
         key = ProcessKey(*_RAW_KEY.unpack(raw))
-        info = self._resolve(key)
         executable = (info.executable or info.comm) if info else UNKNOWN_NAME
         process = Process(key, executable, info.service if info else UNKNOWN_NAME, info.netns if info else 0)
         self._processes[raw] = process

@@ -23,6 +23,7 @@ from typing import Final
 
 from kernob.errors import StoreError
 from kernob.model import Event
+from kernob.state.map_schema import SCHEMA as MAP_SCHEMA
 
 _log = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ MIGRATIONS: Final = (
     CREATE INDEX events_by_time ON events (time_unix_ns);
     """,
     "ALTER TABLE events ADD COLUMN details TEXT NOT NULL DEFAULT '[]'",
+    MAP_SCHEMA,
 )
 
 COLUMNS: Final = tuple(field.name for field in dataclasses.fields(Event))
@@ -103,6 +105,7 @@ class Store:
         self._thread = threading.Thread(target=self._run, name="store", daemon=True)
         self.lost = 0
         self.problem = ""
+        self.openings = 0
 
     def start(self) -> None:
         """Starts the thread, which opens the file."""
@@ -174,6 +177,7 @@ class Store:
                 self._connection = None
             if self._connection is None:
                 self._connection = self._open()
+                self.openings += 1
             self._write(self._connection)
         except sqlite3.Error as error:
             if is_damage(error):

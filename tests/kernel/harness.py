@@ -98,10 +98,17 @@ class Agent:
         lines = self.otlp.read_bytes().split(b"\n")[:-1]
         return sum(b'"resourceMetrics"' in line[:20] for line in lines)
 
-    def wait_lines(self, count: int) -> None:
-        """Let `count` more exports pass."""
-        until = self.lines() + count
-        wait_until(lambda: self.is_ready() and self.lines() >= until, f"{count} more exports")
+    def exports(self) -> int:
+        """Exports begun. Each begins with one line of the own figures; of others there are any number."""
+        return self.otlp.read_bytes().count(b'"process.memory.usage"') if self.otlp.exists() else 0
+
+    def wait_exports(self, count: int) -> None:
+        """Let `count` more exports pass, the last of them written to its end.
+
+        The first of them may have read before this call, so after 2 whatever happened before it is there.
+        """
+        until = self.exports() + count + 1
+        wait_until(lambda: self.is_ready() and self.exports() >= until, f"{count} more exports")
 
     def stop(self, number: signal.Signals = signal.SIGTERM, code: int = 0) -> Totals:
         """End it, check its exit code and that it said nothing of an error; what it wrote."""

@@ -155,7 +155,7 @@ def test_tls_to_a_plain_port_is_said_once_and_collection_goes_on(
     try:
         with nothing_left(), running_agent(agents / "tls") as agent:
             wait_until(lambda: "cannot export" in agent.log.read_text(), "the failed export")
-            agent.wait_lines(4)
+            agent.wait_exports(4)
             running = agent.log.read_text()
             agent.process.send_signal(
                 signal.SIGTERM

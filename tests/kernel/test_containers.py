@@ -18,8 +18,6 @@ from pathlib import Path
 import pytest
 from harness import differences, flow_differences, run_workload, running_agent, wait_until
 
-pytestmark = pytest.mark.lane
-
 IDS = {name: letter * 64 for name, letter in (("web", "a"), ("job", "b"), ("nameless", "c"))}
 
 
@@ -75,6 +73,7 @@ def keep(host: Path, name: str) -> Path:
     return directory
 
 
+@pytest.mark.lane
 def test_bytes_of_a_container_carry_its_name(agents: Path, groups: dict[str, tuple[str, ...]]) -> None:
     """One that stays, one that is removed before the agent looks, one without a name: all exact."""
     host = agents / "named" / "host"

@@ -93,7 +93,7 @@ def test_fifty_thousand_short_lives_are_counted_exactly(agent: Agent, tmp_path: 
     shutil.copy(program, program + "-x")
     few = max(200, count // 10)
     _, quick = play(tmp_path, "shell", count - few, program)
-    agent.wait_lines(3)
+    agent.wait_exports(3)
     service = Path(program).name
     for name, ends in ((service, quick["ends"]), (service + "-x", quick["spawned"])):
         own = expected(ends)
@@ -103,7 +103,7 @@ def test_fifty_thousand_short_lives_are_counted_exactly(agent: Agent, tmp_path: 
     # as many at once, killed ones among them
     shutil.copy(program, program + "-y")
     service, ledger = play(tmp_path, "storm", few, program + "-y")
-    agent.wait_lines(3)
+    agent.wait_exports(3)
     for name, ends in ((service, ledger["ends"]), (Path(program).name + "-y", ledger["spawned"])):
         own = expected(ends)
         own[0, ""] += name == service
@@ -121,7 +121,7 @@ def test_fifty_thousand_short_lives_are_counted_exactly(agent: Agent, tmp_path: 
 def test_every_exit_code_and_signal(agent: Agent, tmp_path: Path, program: str) -> None:
     """256 exit codes, each by a fork and by a program, and all signals that end a process."""
     service, ledger = play(tmp_path, "codes", 1, program)
-    agent.wait_lines(3)
+    agent.wait_exports(3)
     own = expected(ledger["ends"])
     own[0, ""] += 1
     assert ends_of(agent, service) == own
@@ -132,7 +132,7 @@ def test_every_exit_code_and_signal(agent: Agent, tmp_path: Path, program: str) 
 def test_threads_are_no_processes(agent: Agent, tmp_path: Path) -> None:
     """A process ends once, with its last thread and with the code its parent is told."""
     service, ledger = play(tmp_path, "threads", 9)
-    agent.wait_lines(3)
+    agent.wait_exports(3)
     own = expected(ledger["ends"])
     assert len(own) == 3, own
     own[0, ""] += 1
@@ -144,7 +144,7 @@ def test_threads_are_no_processes(agent: Agent, tmp_path: Path) -> None:
 def test_each_exec_is_a_start(agent: Agent, tmp_path: Path, program: str) -> None:
     """A process that runs three programs one after the other starts three times and ends once."""
     _, ledger = play(tmp_path, "execs", 10, program)
-    agent.wait_lines(3)
+    agent.wait_exports(3)
     assert starts_of(agent, Path(program).name) == 30
     assert ends_of(agent, Path(program).name) == expected(ledger["spawned"]) == {(4, ""): 10}
 
@@ -167,7 +167,7 @@ def test_a_worker_without_exec_has_started_after_a_second(agent: Agent, tmp_path
         workload.stdin.write("\n")
         workload.stdin.flush()
         ledger = json.loads(workload.stdout.readline())
-    agent.wait_lines(3)
+    agent.wait_exports(3)
     own = expected(ledger["ends"])
     own[0, ""] += 1
     assert ends_of(agent, script.name) == own
@@ -242,7 +242,7 @@ def test_memory_that_ran_out_is_told_from_a_kill(agent: Agent, tmp_path: Path) -
         return [e for e in kernob_events(agent.otlp.parent, "--kind", "exit") if e["pid"] == pid]
 
     wait_until(lambda: bool(told(hungry.pid) and told(killed.pid)), "both events", 30)
-    agent.wait_lines(2)
+    agent.wait_exports(2)
     assert "was killed because memory ran out" in told(hungry.pid)[0]["body"]
     assert "was killed by SIGKILL" in told(killed.pid)[0]["body"]
     ooms = {a["kernob.service"]: n for a, n in agent.totals().series("kernob.process.oom_kills")}
@@ -257,7 +257,7 @@ def test_everything_can_be_told(agents: Path, tmp_path: Path, program: str) -> N
     ) as agent:
         done = subprocess.Popen([program, "-c", "exit 0"])
         done.wait()
-        agent.wait_lines(2)
+        agent.wait_exports(2)
         events = [e for e in kernob_events(directory) if e["pid"] == done.pid]
     kinds = [event["kind"].rpartition(".")[2] for event in events]
     assert kinds == ["fork", "exec", "exit"]
@@ -272,7 +272,7 @@ def test_it_can_be_switched_off(agents: Path) -> None:
     """KERNOB_LIFECYCLE=false attaches nothing of it, and exports nothing of it."""
     with running_agent(agents / "lives-off", lifecycle="false") as agent:
         subprocess.run(["true"], check=True, env=environment())
-        agent.wait_lines(2)
+        agent.wait_exports(2)
         text = agent.otlp.read_text()
     assert "kernob.process.starts" not in text
     assert '"lifecycle"' not in text

@@ -56,7 +56,7 @@ def test_sockets_older_than_the_agent_count_from_its_start_on(agents: Path, opti
                 sender.order(f"send {size}")
                 receiver.order(f"splice {size}")
             ledgers = [puppet.order("report") for puppet in (server, client)]
-            agent.wait_lines(2)
+            agent.wait_exports(2)
             totals = agent.stop()
     assert differences(totals, ledgers) == []
     assert flow_differences(totals, ledgers) == []
@@ -86,7 +86,7 @@ def test_a_connection_that_stays_open_is_exact_at_every_scrape(agents: Path) -> 
             for _ in range(3):
                 client.order("send 700")
                 server.order("drain 700")
-                agent.wait_lines(2)
+                agent.wait_exports(2)
                 ledgers = [puppet.order("report") for puppet in (server, client)]
                 assert differences(agent.totals(), ledgers) == []
         totals = agent.stop()
@@ -127,7 +127,7 @@ def test_two_lives_under_load_count_what_was_sent_in_them_and_nothing_twice(agen
         for number in (1, 2):
             with running_agent(agents / f"life{number}") as agent:
                 processes = run_workload("scenarios", "two_processes")[0].demand().processes
-                agent.wait_lines(2)
+                agent.wait_exports(2)
                 totals = agent.stop()
             lives.append((agent, totals, processes))
             run_workload("scenarios", "two_processes")

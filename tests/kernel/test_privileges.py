@@ -11,8 +11,6 @@ import harness
 import pytest
 from harness import Agent, differences, run_workload, running_agent, wait_until
 
-pytestmark = pytest.mark.lane
-
 KEPT_BITS = 1 << 2 | 1 << 19  # CAP_DAC_READ_SEARCH, CAP_SYS_PTRACE
 
 
@@ -37,10 +35,11 @@ def check(agent: Agent) -> None:
     assert held(agent, "NoNewPrivs") == {1}
 
 
+@pytest.mark.lane
 def test_after_attaching_the_agent_keeps_two_capabilities_and_counts_exactly(agents: Path) -> None:
     """Reading maps, /proc and ending need no more than CAP_DAC_READ_SEARCH and CAP_SYS_PTRACE."""
     with running_agent(agents / "dropped") as agent:
-        agent.wait_lines(1)
+        agent.wait_exports(1)
         processes = run_workload("scenarios", "two_processes")[0].demand().processes
         check(agent)
         totals = agent.stop()
@@ -61,7 +60,7 @@ def test_threads_of_libraries_keep_no_more(
 
     monkeypatch.setattr(harness, "environment", environment)
     with running_agent(agents / f"dropped-{protocol[:4]}") as agent:
-        agent.wait_lines(2)
+        agent.wait_exports(2)
         check(agent)
         names = [comm.read_text() for comm in Path(f"/proc/{agent.pid}/task").glob("*/comm")]
         assert any(name.startswith("grpc") for name in names) is (protocol == "grpc")
@@ -76,7 +75,7 @@ BPF_AND_PERFMON = "cap_38,+cap_39"  # by number: older tools do not know their n
     ("given", "kept"),
     [
         pytest.param("", 0, id="attaching only"),
-        pytest.param(",+sys_ptrace", 1 << 19, id="compose/least-privilege.yaml"),
+        pytest.param(",+sys_ptrace", 1 << 19, id="compose/least-privilege.yaml", marks=pytest.mark.lane),
     ],
 )
 def test_few_capabilities_are_enough_to_count_exactly(

@@ -22,9 +22,9 @@ from kernob.pipeline import kernel_options, new_session
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Compiling takes seconds, in an emulator half a minute: once for all tests here."""
-    return tmp_path_factory.mktemp("cache")
+def cache(agents: Path) -> Path:
+    """Compiling takes seconds, in an emulator half a minute: once for all kernel tests."""
+    return agents / "cache"
 
 
 _EXIT = bytes([0x95, 0, 0, 0, 0, 0, 0, 0])

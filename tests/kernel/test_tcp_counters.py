@@ -68,7 +68,7 @@ def test_outcomes_and_durations_are_the_clients_own(agents: Path, namespace: tup
         here = client.answer()
         for order in ("ask 96", f"refused 23 {REFUSED}", f"silent 3 {SILENT}", "reset 7"):
             ledger = client.order(order)
-        agent.wait_lines(4)
+        agent.wait_exports(4)
         totals = agent.stop()
         connects = list(histograms(agent.otlp, "kernob.tcp.connect.duration"))
         responses = list(histograms(agent.otlp, "kernob.tcp.response.duration"))
@@ -101,7 +101,7 @@ def test_it_can_be_switched_off(agents: Path, namespace: tuple[str, ...]) -> Non
         here = client.answer()
         client.order("ask 8")
         client.order(f"refused 5 {REFUSED}")
-        agent.wait_lines(3)
+        agent.wait_exports(3)
         totals = agent.stop()
     assert totals.process_io()[here["client"]]["transmit", "tcp"] == 8 * 8
     names = {name for name, _ in totals.lives}

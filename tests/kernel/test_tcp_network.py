@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 from harness import scaled
-from tcp_watch import Watch, act, read_exactly, watching
+from tcp_watch import Watch, act, read_exactly, snmp, watching
 
 pytestmark = [
     pytest.mark.lane,
@@ -63,14 +63,6 @@ def setting(name: str, value: int) -> None:
     Path(f"/proc/sys/net/ipv4/{name}").write_text(str(value))
 
 
-def retransmitted() -> int:
-    """TCP's RetransSegs of this namespace."""
-    rows = [
-        row.split() for row in Path("/proc/self/net/snmp").read_text().splitlines() if row.startswith("Tcp:")
-    ]
-    return int(rows[1][rows[0].index("RetransSegs")])
-
-
 def alone(watch: Watch, function: Callable[[], None]) -> dict[str, int]:
     """Facts of a process that played the case in a namespace of its own.
 
@@ -83,7 +75,7 @@ def alone(watch: Watch, function: Callable[[], None]) -> dict[str, int]:
             raise OSError(ctypes.get_errno(), "unshare")
         run("ip", "link", "set", "lo", "up")
         function()
-        os.write(writer, str(retransmitted()).encode())
+        os.write(writer, str(snmp()["RetransSegs"]).encode())
 
     actor = act(inside)
     os.close(writer)
@@ -346,7 +338,7 @@ def test_retransmits_are_segments_and_equal_the_kernels_own_count(watch: Watch) 
             seen += struct.unpack_from("I", info, 100)[0]
             client.close()
             os.waitpid(child, 0)
-        assert seen == retransmitted() > 0
+        assert seen == snmp()["RetransSegs"] > 0
         os.write(writer, str(seen).encode())
 
     found = alone(watch, case)

@@ -11,13 +11,12 @@ import signal
 import socket
 import subprocess
 import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from harness import SCALE, scaled
-from tcp_watch import Watch, abort, act, listener, watching
+from tcp_watch import Watch, abort, act, listener, snmp, watching
 
 pytestmark = pytest.mark.lane
 
@@ -33,18 +32,18 @@ def watch(agents: Path) -> Iterator[Watch]:
         yield found
 
 
-def snmp() -> Counter[str]:
-    """TCP's counters of this namespace."""
-    rows = [
-        row.split() for row in Path("/proc/self/net/snmp").read_text().splitlines() if row.startswith("Tcp:")
-    ]
-    return Counter({name: int(value) for name, value in zip(rows[0][1:], rows[1][1:], strict=True)})
-
-
 def _release() -> tuple[int, int]:
     """The kernel's version."""
     major, minor = os.uname().release.split(".")[:2]
     return int(major), int(minor)
+
+
+def _skipped(watch: Watch) -> int:
+    """How often the kernel did not run a program because it was running on that processor already.
+
+    A softirq interrupted it (kernob.lost, recursion): so many figures may be off by one.
+    """
+    return sum(run.recursion_misses for run in watch.session.run_stats().values())
 
 
 def _serve(door: socket.socket, by_abort: bool) -> None:
@@ -111,20 +110,28 @@ def test_a_storm_is_counted_as_the_kernel_counts_it(watch: Watch) -> None:
         if not len(mine) or time.monotonic() > deadline:
             break
         time.sleep(0.05)
-    assert len(mine) == 0
+    skipped = _skipped(watch)
+    assert len(mine) <= skipped
     found = watch.by_fact(netns)
-    third = CONNECTIONS // CLIENTS // 3
-    assert failed == found["client connection refused"] >= CLIENTS * third
-    assert active == found["client connection ok"] + found["client connection refused"] == CONNECTIONS
-    assert passive == found["server connection ok"] == found["client connection ok"]
+    opened, refused = found["client connection ok"], found["client connection refused"]
     unseen = 0 if _release() >= (6, 10) else failed  # RSTs for closed ports have no tracepoint before
-    assert resets == unseen + sum(count for fact, count in found.items() if "reset sent" in fact)
-    assert retransmits == sum(count for fact, count in found.items() if "retransmit" in fact)
+    told = unseen + sum(count for fact, count in found.items() if "reset sent" in fact)
+    told_again = sum(count for fact, count in found.items() if "retransmit" in fact)
+    assert failed >= CLIENTS * (CONNECTIONS // CLIENTS // 3)
+    assert active == CONNECTIONS
+    assert passive == active - failed
+    for kernel, ours in (
+        (failed, refused),
+        (active, opened + refused),
+        (passive, opened),
+        (passive, found["server connection ok"]),
+        (resets, told),
+        (retransmits, told_again),
+    ):
+        assert 0 <= kernel - ours <= skipped, (found, skipped)
     assert not [fact for fact in found if "drop" in fact or "timeout" in fact or "stall" in fact]
     lost = watch.losses()
     assert sum(lost[:7]) == 0
-    assert (
-        lost[7] + sum(e["flow"]["netns"] == netns for e in watch.events) >= found["client connection refused"]
-    )
+    assert lost[7] + sum(e["flow"]["netns"] == netns for e in watch.events) >= refused
     threads, _attempts = watch.session.map("attempts").read()
     assert all(Path(f"/proc/{int(thread) >> 32}").exists() for thread in threads)  # others may be at it now

@@ -374,7 +374,6 @@ def test_a_peer_that_does_not_read_stalls_the_sender(watch: Watch) -> None:
 
     first, second = play(watch, client, server)
     assert 1 <= first.pop("client stall") <= 3  # the window may open a little in between
-    first.pop("client retransmit", None)  # what found no room in the receiver's memory
     assert first == OK_CLIENT | {"client reset sent": 1}
     assert second == OK_SERVER | {"server reset received": 1}
 

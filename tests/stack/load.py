@@ -123,7 +123,8 @@ def steady(size: int, pause_s: float) -> Iterator[Steady]:
     finally:
         if running.process.poll() is None:
             running.process.kill()
-        running.process.wait()
+        with running.process:
+            pass  # waits, and closes its pipes
 
 
 class Server:
@@ -158,7 +159,8 @@ def container_server(name: str) -> Iterator[Server]:
     finally:
         if running.process.poll() is None:
             run("docker", "rm", "-f", name)
-        running.process.wait()
+        with running.process:
+            pass
 
 
 def compare(what: str, truth: Counter[tuple[str, ...]], found: Counter[tuple[str, ...]]) -> list[str]:

@@ -89,14 +89,23 @@ def test_victoriametrics_is_away(loaded: tuple[Stack, Truth, float], seconds: fl
     """The Collector keeps what came meanwhile, the agent goes on as if nothing was."""
     stack, truth, since_s = loaded
     away(stack, "victoriametrics", "SIGTERM", seconds, truth)
-    assert changes_of_state(stack, since_s) == []
+    for what in ("", "events "):
+        assert changes_of_state(stack, since_s, what) == []
 
 
-def changes_of_state(stack: Stack, since_s: float) -> list[str]:
-    """What the agent logged of its endpoint since then."""
+def changes_of_state(stack: Stack, since_s: float, what: str = "") -> list[str]:
+    """What the agent logged of its endpoint since then: of its metrics, or `what`="events "."""
     since = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(since_s))
-    lines = stack.logs("agent").splitlines()
-    return [line for line in lines if line > since and ("cannot export" in line or " again after " in line)]
+    pattern = re.compile(rf"cannot export {what}to |exporting {what}to \S+ \(.*\) again after ")
+    return [line for line in stack.logs("agent").splitlines() if line > since and pattern.search(line)]
+
+
+def assert_told_once(stack: Stack, since_s: float, what: str) -> None:
+    """One line that it cannot export, then, once it has tried again, one that it can: each as often."""
+    wait_for(lambda: len(changes_of_state(stack, since_s, what)) % 2 == 0, "the agent to export again")
+    lines = changes_of_state(stack, since_s, what)
+    told = ["cannot export" in line for line in lines]
+    assert told == [True, False] * (len(lines) // 2), lines
 
 
 @pytest.mark.parametrize("seconds", [20, pytest.param(120, marks=pytest.mark.slow_stack)])
@@ -105,9 +114,8 @@ def test_the_collector_is_away(loaded: tuple[Stack, Truth, float], seconds: floa
     stack, truth, since_s = loaded
     away(stack, "collector", "SIGKILL", seconds, truth)
     wait_for(lambda: len(changes_of_state(stack, since_s)) == 2, "two lines in the agent's log", 60)
-    first, second = changes_of_state(stack, since_s)
-    assert "cannot export to" in first
-    assert "again after" in second
+    assert_told_once(stack, since_s, "")
+    assert_told_once(stack, since_s, "events ")
 
 
 def test_the_agent_is_restarted_between_bursts(healthy: Stack) -> None:
@@ -171,7 +179,6 @@ def test_the_queue_s_disk_is_full(images: float) -> None:
         assert_exact(stack.victoria, truth, since_s, limit_s=150)
         refused = stack.logs("collector")
         assert re.search(r"no space left|queue is full", refused), refused[-2000:]
-        lines = changes_of_state(stack, since_s)
-        assert len(lines) % 2 == 0, lines
+        assert_told_once(stack, since_s, "")
     finally:
         stack.down(volumes=True)

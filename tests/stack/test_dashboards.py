@@ -22,10 +22,11 @@ from . import dashboards
 from .compose import Stack, progress, wait_for
 from .load import WORKLOADS, container_workload, host_workload
 from .victoria import COUNTERS
-from .wan import INTERFACE, THERE, send_here, wan
+from .wan import INTERFACE, MISHAPS, THERE, mishaps, send_here, wan
 
 MEGABYTE = 1_000_000
 STEP_S, RATE_WINDOW_S = 30, 120
+SLOWEST = 12
 CLIENTS = {"kernob-ci-shown-a": 7 * MEGABYTE, "kernob-ci-shown-b": 40 * MEGABYTE}
 
 
@@ -112,15 +113,22 @@ def shown(images: float, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
                 container_workload(name, "once", there.address, there.port, size, network="host")
             sent_s = time.time()
 
+            mishaps()
+            empty: dict[str, float] = {}
+
             def everything_shows() -> bool:
                 # an owner is one only while it moves something
                 host_workload("once", there.address, there.port, 30 * MEGABYTE)
                 send_here(here, 20 * MEGABYTE)
                 stack.victoria.flush()
                 found = check.run(stack.victoria.url, check.Range(began_s, time.time()))
-                return not dashboards.query_problems(found)
+                problems = dashboards.query_problems(found)
+                empty.update({problem.partition(" (")[0]: time.time() - began_s for problem in problems})
+                return not problems
 
             _wait(stack, everything_shows, began_s)
+            for place, when_s in sorted(empty.items(), key=lambda item: -item[1])[:SLOWEST]:
+                progress(f"{place}: empty {when_s:.0f} s after `up` began")
             yield Shown(stack, neighbour, began_s, sent_s, time.time())
         finally:
             neighbour.end()
@@ -268,6 +276,22 @@ def test_kernob_s_own_figures(shown: Shown, runs: list[check.Run]) -> None:
     assert series == set(COUNTERS)
     for row in _of(runs, "Map fill", "A", "kernob-self"):
         assert all(0 <= float(value) < 1 for _, value in row["values"])
+
+
+def test_what_went_wrong_stands_in_the_tables_of_tcp_health(shown: Shown) -> None:
+    """Of the process whose connections failed in known ways, each figure by process and destination."""
+    now, chosen = check.Range(shown.began_s, time.time()), {"service": [MISHAPS]}
+    found = check.run(shown.stack.victoria.url, now, chosen)
+    known = {"B": 1, "C": 2, "D": 4}  # failed, dropped, RSTs (two connections, both ends); E: sent again
+    for title in ("Destinations", "Processes"):
+        tables = {ref: _of(found, title, ref, "kernob-tcp") for ref in (*known, "E")}
+        sums = {ref: sum(float(row["value"][1]) for row in rows) for ref, rows in tables.items()}
+        assert sums.pop("E") >= 1, title
+        assert sums == known, title
+    (stalls,) = _of(found, "Stalls and timeouts", "A", "kernob-tcp")
+    (timeouts,) = _of(found, "Stalls and timeouts", "B", "kernob-tcp")
+    assert timeouts["metric"]["error_type"] == "unacknowledged"
+    assert any(float(value) > 0 for _, value in stalls["values"])
 
 
 def _of(runs: list[check.Run], title: str, ref: str, uid: str = "kernob-bandwidth") -> tuple[Any, ...]:

@@ -20,6 +20,8 @@ from .load import LIMIT_S, SCRIPT, WORKLOADS
 INTERFACE = "kwan0"
 NAMESPACE = "kernob-wan"
 HERE, THERE = "10.97.40.1", "10.97.40.2"
+_VANISHING = "10.97.40.3"
+MISHAPS = "mishaps.py"
 _BEHIND = ("ip", "netns", "exec", NAMESPACE)
 
 
@@ -44,6 +46,11 @@ def send_here(server: Server, size: int) -> None:
     """A process behind the interface sends so many bytes to a server of the host, and exits."""
     words = ("once", server.address, str(server.port), str(size))
     run(*_BEHIND, sys.executable, str(WORKLOADS / SCRIPT), *words, limit_s=LIMIT_S)
+
+
+def mishaps() -> None:
+    """A process of the host whose connections over the interface go wrong, each in one way (mishaps.py)."""
+    run(sys.executable, str(WORKLOADS / MISHAPS), NAMESPACE, THERE, _VANISHING, limit_s=LIMIT_S)
 
 
 @contextlib.contextmanager

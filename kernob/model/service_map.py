@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The service map's nouns: nodes, edges, and what is remembered of destinations."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from kernob.model.flows import PeerClass
+
+
+class NodeKind(enum.Enum):
+    """What a node stands for."""
+
+    SERVICE = "service"
+    NAME = "name"
+    ADDRESS = "address"
+    CLIENTS = "clients"
+    OTHERS = "others"
+
+
+EdgeKey = tuple[str, str, int]
+"""Source node's id, target node's id, port as the initiator dialled it."""
+
+
+@dataclass(frozen=True, slots=True)
+class MapNode:
+    """Somebody who talks; `id` is stable across restarts.
+
+    `node_class` is None for a service of this host, which is "self", or "localhost" where it never talks to
+    anything beyond the loopback: its edges say so.
+    """
+
+    id: str
+    kind: NodeKind
+    title: str
+    node_class: PeerClass | None
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """An edge as a flow tells it.
+
+    `address` is what was dialled, "" from outside; `serves` the port that the target listens on, 0 where
+    nobody of this host does.
+    """
+
+    source: MapNode
+    target: MapNode
+    port: int
+    edge_class: PeerClass
+    address: str = ""
+    serves: int = 0
+
+    @property
+    def key(self) -> EdgeKey:
+        """What makes the edge the one it is."""
+        return self.source.id, self.target.id, self.port
+
+
+def edge_id(key: EdgeKey) -> str:
+    """An edge's id as metrics and dashboards have it: source|target|port."""
+    return f"{key[0]}|{key[1]}|{key[2]}"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRow:
+    """A node as it is kept and shown. `ports` are those it serves; times are Unix time in ns."""
+
+    id: str
+    kind: str
+    title: str
+    node_class: str
+    ports: tuple[int, ...]
+    first_unix_ns: int
+    last_unix_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeRow:
+    """An edge as it is kept and shown. Sent is from source to target; totals are over its whole life."""
+
+    source: str
+    target: str
+    port: int
+    edge_class: str
+    address: str
+    tx_bytes: int
+    rx_bytes: int
+    connections: int
+    failures: int
+    first_unix_ns: int
+    last_unix_ns: int
+
+    @property
+    def key(self) -> EdgeKey:
+        """What makes the edge the one it is."""
+        return self.source, self.target, self.port
+
+
+class DestinationState(enum.Enum):
+    """How a destination came into a service's baseline."""
+
+    LEARNED = "learned"
+    NEW = "new"
+    ACCEPTED = "accepted"
+
+
+@dataclass(frozen=True, slots=True)
+class DestinationRow:
+    """A destination that a service was seen to talk to.
+
+    `target` is the map's node, `address` its hostname or address.
+    """
+
+    service: str
+    target: str
+    port: int
+    address: str
+    state: DestinationState
+    first_unix_ns: int

@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The service map as metrics: nodes and edges while they are active, their traffic, what joins hosts.
+
+In: `MapState` and which of its edges are active. Out: series in a SeriesStore. Called by `features.map`,
+once a tick. What is active is exported; what was not seen for a while ends, and begins anew when it returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
+
+import numpy as np
+
+from kernob.model import Attributes, MetricKind, MetricSpec, edge_id
+from kernob.state.blocks import SeriesBlock
+from kernob.state.series import SeriesStore
+from kernob.state.service_map import CONNECTIONS, FAILURES, RX, TX, Indices, MapState
+
+NODE = MetricSpec(
+    "kernob.map.node",
+    "{node}",
+    MetricKind.GAUGE,
+    "A node of the service map; 1 while it was seen in the last minutes.",
+    ("id", "title", "subtitle", "kernob.node.class"),
+)
+EDGE = MetricSpec(
+    "kernob.map.edge",
+    "{edge}",
+    MetricKind.GAUGE,
+    "An edge of the service map, from who connects to who answers; 1 while it was seen in the last minutes.",
+    ("id", "source", "target", "kernob.peer.class", "kernob.service", "server.address", "server.port"),
+)
+EDGE_IO = MetricSpec(
+    "kernob.map.edge.io",
+    "By",
+    MetricKind.COUNTER,
+    "Bytes on an edge: transmit is from source to target.",
+    ("id", "network.io.direction"),
+)
+EDGE_CONNECTIONS = MetricSpec(
+    "kernob.map.edge.connections",
+    "{connection}",
+    MetricKind.COUNTER,
+    "Connections on an edge, failed attempts included.",
+    ("id",),
+)
+EDGE_FAILURES = MetricSpec(
+    "kernob.map.edge.failures",
+    "{connection}",
+    MetricKind.COUNTER,
+    "Attempts to connect on an edge that failed.",
+    ("id",),
+)
+EDGE_SCORE = MetricSpec(
+    "kernob.map.edge.score",
+    "1",
+    MetricKind.GAUGE,
+    "Health of an edge, 0 to 1, as kernob.dependency.score.",
+    ("id", "kernob.score.dimension"),
+    integer=False,
+)
+NODE_SCORE = MetricSpec(
+    "kernob.map.node.score",
+    "1",
+    MetricKind.GAUGE,
+    "Health of a node: the worst of the edges that lead to it.",
+    ("id", "kernob.score.dimension"),
+    integer=False,
+)
+EDGE_ADDRESS = MetricSpec(
+    "kernob.map.edge.address",
+    "{address}",
+    MetricKind.GAUGE,
+    "An address at the other host's end of an edge; 1. Joins the maps of several hosts.",
+    ("id", "network.peer.address", "server.port"),
+)
+LISTENER = MetricSpec(
+    "kernob.listener",
+    "{listener}",
+    MetricKind.GAUGE,
+    "An address and port by which other hosts reach a service of this one; 1.",
+    ("kernob.service", "network.local.address", "server.port"),
+)
+SPECS: Final = (
+    NODE, EDGE, EDGE_IO, EDGE_CONNECTIONS, EDGE_FAILURES, EDGE_SCORE, NODE_SCORE, EDGE_ADDRESS, LISTENER,
+)  # fmt: skip
+
+_COUNTERS: Final = ((EDGE_IO, TX), (EDGE_IO, RX), (EDGE_CONNECTIONS, CONNECTIONS), (EDGE_FAILURES, FAILURES))
+_LISTENERS_MOST: Final = 2_000
+_ADDRESSES_MOST: Final = 5_000
+_ADDRESSES_OF_EDGE: Final = 64
+UNTOLD: Final = "~other"
+"""Stands for the addresses of an edge beyond the cap."""
+
+Scores = Callable[[int], Mapping[str, float]]
+"""Scores of an edge by dimension; nothing where there are too few samples."""
+
+
+class Gauges:
+    """A set of gauges of value 1 that come and go."""
+
+    def __init__(self, block: SeriesBlock) -> None:
+        self._block = block
+        self._slots: dict[Attributes, int] = {}
+
+    def show(self, wanted: Iterable[Attributes], now_unix_ns: int) -> None:
+        """Has exactly these stand."""
+        self.show_values(dict.fromkeys(wanted, 1), now_unix_ns)
+
+    def show_values(self, wanted: Mapping[Attributes, float], now_unix_ns: int) -> None:
+        """Has exactly these stand, with these values."""
+        gone = self._slots.keys() - wanted.keys()
+        if gone:
+            self._block.end(np.array([self._slots.pop(each) for each in gone], np.int64))
+        for each in wanted.keys() - self._slots.keys():
+            self._slots[each] = self._block.admit(each, now_unix_ns)
+        if wanted:
+            slots = np.array([self._slots[each] for each in wanted], np.int64)
+            self._block.set(slots, np.array(list(wanted.values())))
+
+
+class MapSeries:
+    """See the module."""
+
+    def __init__(self, store: SeriesStore, host: str) -> None:
+        self._host = host
+        self._counters = [(store.block(spec), column) for spec, column in _COUNTERS]
+        self._edges = store.block(EDGE)
+        self._nodes = Gauges(store.block(NODE))
+        self._addresses = Gauges(store.block(EDGE_ADDRESS))
+        self._listeners = Gauges(store.block(LISTENER))
+        self._edge_scores = Gauges(store.block(EDGE_SCORE))
+        self._node_scores = Gauges(store.block(NODE_SCORE))
+        self._active: dict[int, int] = {}
+        self._slots = np.zeros((1024, len(_COUNTERS)), np.int64)
+        self._bases = np.zeros((1024, 4), np.int64)
+        self._peers: dict[int, set[str]] = {}
+
+    def update(self, state: MapState, active: Indices, changed: Indices, now_unix_ns: int) -> None:
+        """Has exactly the `active` edges stand, and brings the counters of the `changed` ones up to date.
+
+        Edges that grew have begun already (`begin`); an edge that is active without having grown since the
+        agent's start counts from what it has.
+        """
+        wanted = set(active.tolist())
+        for edge in self._active.keys() - wanted:
+            self.drop(edge)
+        for edge in wanted - self._active.keys():
+            self.begin(state, edge, now_unix_ns)
+        known = changed[np.fromiter((edge in self._active for edge in changed.tolist()), bool, len(changed))]
+        if len(known):
+            sums = state.totals[known] - self._bases[known]
+            for at, (block, column) in enumerate(self._counters):
+                block.set(self._slots[known, at], sums[:, column])
+
+    def begin(self, state: MapState, edge: int, since_unix_ns: int) -> None:
+        """Begins an edge's series; they count from its totals as they are now."""
+        while edge >= len(self._slots):
+            self._slots = np.concatenate([self._slots, np.zeros_like(self._slots)])
+            self._bases = np.concatenate([self._bases, np.zeros_like(self._bases)])
+        if edge in self._active:
+            return
+        link = state.link(edge)
+        name: Attributes = (("id", edge_id(link.key)),)
+        where: Attributes = (("server.port", link.port),) if link.port else ()
+        service = (("kernob.service", link.source.title),) if link.source.kind.value == "service" else ()
+        if link.address:
+            where = (("server.address", link.address), *where)
+        ends: Attributes = (
+            *name,
+            ("source", link.source.id),
+            ("target", link.target.id),
+            ("kernob.peer.class", link.edge_class.value),
+        )
+        slot = self._edges.admit((*ends, *service, *where), since_unix_ns)
+        self._edges.set(np.array([slot]), np.array([1]))
+        self._active[edge] = slot
+        self._bases[edge] = state.totals[edge]
+        directions: tuple[Attributes, ...] = (
+            (("network.io.direction", "transmit"),),
+            (("network.io.direction", "receive"),),
+            (),
+            (),
+        )
+        for at, ((block, _), more) in enumerate(zip(self._counters, directions, strict=True)):
+            self._slots[edge, at] = block.admit((*name, *more), since_unix_ns)
+
+    def drop(self, edge: int) -> None:
+        """Ends an edge's series."""
+        slot = self._active.pop(edge, None)
+        if slot is None:
+            return
+        self._edges.end(np.array([slot]))
+        for at, (block, _) in enumerate(self._counters):
+            block.end(self._slots[edge, [at]])
+        self._peers.pop(edge, None)
+
+    def is_active(self, edge: int) -> bool:
+        """Whether an edge's series stand."""
+        return edge in self._active
+
+    def show_nodes(self, state: MapState, now_unix_ns: int) -> None:
+        """Has the nodes of the active edges stand."""
+        names = {end for edge in self._active for end in state.link(edge).key[:2]}
+        rows = [state.node(str(name)) for name in names]
+        self._nodes.show(
+            (
+                (
+                    ("id", row.id),
+                    ("title", row.title),
+                    ("subtitle", self._host if row.kind == "service" else row.node_class),
+                    ("kernob.node.class", row.node_class),
+                )
+                for row in rows
+            ),
+            now_unix_ns,
+        )
+
+    def see_peer(self, edge: int, address: str) -> None:
+        """Takes note of an address at the other end of an edge."""
+        peers = self._peers.setdefault(edge, set())
+        if address not in peers:
+            peers.add(address if len(peers) < _ADDRESSES_OF_EDGE else UNTOLD)
+
+    def show_joins(
+        self, state: MapState, announced: Iterable[tuple[str, str, int]], now_unix_ns: int
+    ) -> None:
+        """Has what joins hosts stand: peers' addresses of active edges, and our listeners."""
+        addresses: list[Attributes] = []
+        for edge, peers in self._peers.items():
+            link = state.link(edge)
+            name = edge_id(link.key)
+            if len(addresses) + len(peers) > _ADDRESSES_MOST:
+                peers = {UNTOLD}  # noqa: PLW2901  what does not fit is not told in part
+            addresses += [
+                (("id", name), ("network.peer.address", peer), ("server.port", link.port)) for peer in peers
+            ]
+        self._addresses.show(addresses, now_unix_ns)
+        self._listeners.show(
+            [
+                (("kernob.service", service), ("network.local.address", address), ("server.port", port))
+                for service, address, port in list(announced)[:_LISTENERS_MOST]
+            ],
+            now_unix_ns,
+        )
+
+    def show_scores(self, state: MapState, scores: Scores, now_unix_ns: int) -> None:
+        """Brings health up to date: each active edge's, and each node's worst."""
+        edges: dict[Attributes, float] = {}
+        nodes: dict[Attributes, float] = {}
+        for edge in self._active:
+            link = state.link(edge)
+            for dimension, score in scores(edge).items():
+                said = ("kernob.score.dimension", dimension)
+                edges[("id", edge_id(link.key)), said] = score
+                at: Attributes = (("id", link.target.id), said)
+                nodes[at] = min(score, nodes.get(at, 1.0))
+        self._edge_scores.show_values(edges, now_unix_ns)
+        self._node_scores.show_values(nodes, now_unix_ns)
