@@ -14,10 +14,3 @@ PROBES: tuple[Probe, ...] = (
     names.PROBE,
     lifecycle.PROBE,
 )
-    process.PROBE,
-    traffic.PROBE,
-    tcp.PROBE,
-    syscalls.PROBE,
-    names.PROBE,
-    lifecycle.PROBE,
-)
