@@ -20,7 +20,8 @@ from kernob.probes.lifecycle import LifeRecord, LifeRows, Option, Total, Turn
 from kernob.probes.traffic import Loss
 from kernob.state.crash_gauge import CrashGauge
 from kernob.state.crash_loops import CrashLoops, CrashRow
-from kernob.state.crash_policy import Parent, can_crash
+from kernob.state.crash_policy import ANSWERS, SHELLS, Parent, can_crash
+from kernob.state.endings import ending_of
 from kernob.state.interpreters import HEADS, program_name
 from kernob.state.life_events import Happening, LifeEvents
 from kernob.state.life_report import document
@@ -58,6 +59,7 @@ class Lifecycle(Feature):
         """`wake` is called, from a thread too, when `events` has some to give."""
         self._on = settings.lifecycle
         self._failures = "failures" in settings.lifecycle_events
+        self._exits = "exits" in settings.lifecycle_events
         self._proc = proc
         self._name = name
         self._wake = wake
@@ -131,8 +133,8 @@ class Lifecycle(Feature):
         for batch in self._reader.take():
             records = lifecycle.records(self._session, batch.raw)
             self._unread += len(batch.raw) - len(records)
-            wanted = (r for r in records if self._failures or r.turn is not Turn.EXIT)
-            found += self._told.update(self._happening(r, batch.unix_offset_ns) for r in wanted)
+            happenings = (self._happening(record, batch.unix_offset_ns) for record in records)
+            found += self._told.update(each for each in happenings if self._is_told(each))
         return found
 
     def summaries(self, now_unix_ns: int) -> list[Event]:
@@ -264,6 +266,14 @@ class Lifecycle(Feature):
             sanitize(record.parent_comm),
             program,
             self._masker.line(args) if self._with_lines and args else "",
+        )
+
+    def _is_told(self, what: Happening) -> bool:
+        """Whether it is asked for; an exit code that is an answer is no failure."""
+        if what.kind != Turn.EXIT or self._exits:
+            return True
+        return self._failures and bool(
+            ending_of(what.code).signal or what.program.name not in ANSWERS - SHELLS
         )
 
     def _report(self, words: Mapping[str, str]) -> dict[str, Any]:

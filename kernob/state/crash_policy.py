@@ -37,24 +37,33 @@ SUPERVISORS = _words(
     " start_kernel launch eye bluepill"
 )
 _SHIMS = ("containerd-shim", "conmon", "runc", "crun", "dockerd", "podman")
-ANSWERS = _words(
-    "[ test grep egrep fgrep zgrep rg ag diff cmp comm pgrep pidof pkill kill killall which command type"
-    " false"
-    " expr let ls stat cat head tail find readlink realpath dirname basename id getent groups hostname"
-    " tty stty"
-    " sed awk gawk mawk cut sort uniq tr wc tee xargs env printenv mkdir rmdir rm cp mv ln touch chmod chown"
-    " curl wget nc ncat netcat socat telnet ping ping6 fping host dig nslookup drill openssl nmap traceroute"
-    " pg_isready psql redis-cli mysql mysqladmin mariadb mongo mongosh etcdctl rabbitmqctl"
-    " rabbitmq-diagnostics"
-    " consul vault nats kafkacat kcat amqp-get sqlite3"
-    " systemctl service docker podman kubectl crictl git svn hg ssh scp rsync sudo su flock mountpoint"
-    " findmnt"
-    " mount umount ip ss netstat lsof fuser iptables nft modprobe lsmod sysctl udevadm blkid lsblk tput clear"
-    " sleep timeout true date echo printf read jq yq xmllint md5sum sha256sum gpg file make ninja gcc cc"
-    " g++ c++"
-    " clang ld cmake pkg-config conftest configure tar gzip gunzip unzip dpkg dpkg-query apt-get apt rpm"
-    " yum dnf"
-    " pip npm sh bash dash ash zsh ksh busybox"
+SHELLS = _words("sh bash dash ash zsh ksh fish")
+"""Without a script: what they were given by -c failed, which may matter."""
+
+ANSWERS = (
+    _words(
+        "[ test grep egrep fgrep zgrep rg ag diff cmp comm pgrep pidof pkill kill killall which command type"
+        " false"
+        " expr let ls stat cat head tail find readlink realpath dirname basename id getent groups hostname"
+        " tty stty"
+        " sed awk gawk mawk cut sort uniq tr wc tee xargs env printenv mkdir rmdir rm cp mv"
+        " ln touch chmod chown"
+        " curl wget nc ncat netcat socat telnet ping ping6 fping host dig nslookup drill openssl"
+        " nmap traceroute"
+        " pg_isready psql redis-cli mysql mysqladmin mariadb mongo mongosh etcdctl rabbitmqctl"
+        " rabbitmq-diagnostics"
+        " consul vault nats kafkacat kcat amqp-get sqlite3"
+        " systemctl service docker podman kubectl crictl git svn hg ssh scp rsync sudo su flock mountpoint"
+        " findmnt"
+        " mount umount ip ss netstat lsof fuser iptables nft modprobe lsmod sysctl udevadm blkid lsblk"
+        " tput clear"
+        " sleep timeout true date echo printf read jq yq xmllint md5sum sha256sum gpg file make ninja gcc cc"
+        " g++ c++"
+        " clang ld cmake pkg-config conftest configure tar gzip gunzip unzip dpkg dpkg-query apt-get apt rpm"
+        " yum dnf"
+        " pip npm"
+    )
+    | SHELLS
 )
 """Programs whose exit code answers a question, or that one calls for one thing."""
 

@@ -23,6 +23,9 @@ from kernob.state.endings import ending_of
 from kernob.ui.client import fetch_report
 
 STORM = 50_000
+ALONE = {"syscalls": "none", "names": "false", "tcp": "false"}
+"""Other subjects have tests of their own, and a storm makes much for them to tell."""
+
 MEMORY_V1 = Path("/sys/fs/cgroup/memory")
 CGROUP2 = Path("/sys/fs/cgroup")
 
@@ -30,7 +33,7 @@ CGROUP2 = Path("/sys/fs/cgroup")
 @pytest.fixture(scope="module")
 def agent(agents: Path) -> Iterator[Agent]:
     """An agent that tells no more than failures, as by default."""
-    with running_agent(agents / "lives", max_lifecycle_series=100_000) as running:
+    with running_agent(agents / "lives", max_lifecycle_series=100_000, **ALONE) as running:
         yield running
 
 
@@ -82,7 +85,14 @@ def totals(agent: Agent) -> dict[str, int]:
     return dict(fetch_report(agent.otlp.parent / "run" / "agent.sock", "lifecycle")["totals"])
 
 
+def reported(agent: Agent, service: str) -> dict[str, Any]:
+    """What `kernob lifecycle` is told of a service."""
+    report = fetch_report(agent.otlp.parent / "run" / "agent.sock", "lifecycle", {"limit": "1000"})
+    return next((each for each in report["programs"] if each["service"] == service), {"starts": 0})
+
+
 def losses(agent: Agent) -> dict[str, int]:
+    """kernob.lost by cause."""
     return {a["kernob.cause"]: count for a, count in agent.totals().series("kernob.lost")}
 
 
@@ -154,19 +164,17 @@ def test_a_worker_without_exec_has_started_after_a_second(agent: Agent, tmp_path
     """It is counted while it lives, and not again at its end."""
     script = tmp_path / f"lasting-{tmp_path.name}.py"
     shutil.copy(workload_command("lives")[1], script)
-    with subprocess.Popen(
-        [sys.executable, str(script), "lasting", "5"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as workload:
+    command = [sys.executable, str(script), "lasting", "5"]
+    workload = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
         assert workload.stdout
-        assert workload.stdin
         assert json.loads(workload.stdout.readline())["ready"]
-        wait_until(lambda: starts_of(agent, script.name) == 6, "starts of living workers", 30)
-        workload.stdin.write("\n")
-        workload.stdin.flush()
-        ledger = json.loads(workload.stdout.readline())
+        wait_until(lambda: reported(agent, script.name)["starts"] == 6, "starts of living workers", 60)
+        told, _ = workload.communicate("\n", timeout=60)
+        ledger = json.loads(told)
+    finally:
+        workload.kill()
+        workload.wait()
     agent.wait_exports(3)
     own = expected(ledger["ends"])
     own[0, ""] += 1
@@ -253,7 +261,7 @@ def test_everything_can_be_told(agents: Path, tmp_path: Path, program: str) -> N
     """Where exits, execs and forks are asked for, a short life is three events in order."""
     directory = agents / "lives-told"
     with running_agent(
-        directory, lifecycle_events="failures,exits,execs,forks", max_events_per_second=10_000
+        directory, lifecycle_events="failures,exits,execs,forks", max_events_per_second=10_000, **ALONE
     ) as agent:
         done = subprocess.Popen([program, "-c", "exit 0"])
         done.wait()

@@ -19,8 +19,9 @@ import time
 from collections import Counter
 from typing import Any
 
-HARMLESS = (signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGCONT, signal.SIGCHLD)
-HARMLESS += (signal.SIGURG, signal.SIGWINCH)
+HARMLESS = {
+    getattr(signal, f"SIG{name}") for name in ("STOP", "TSTP", "TTIN", "TTOU", "CONT", "CHLD", "URG", "WINCH")
+}
 
 
 def reap(count: int) -> Counter[int]:
