@@ -196,7 +196,8 @@ static __always_inline void remember_process(struct proc_key *key, u32 netns)
         lose(LOSS_PROCS_FULL, 1);
 }
 
-static __always_inline void add_to_flow(struct flow_key *key, u64 tx, u64 rx)
+/* `answers` and `segments` are those of a socket that goes away, else 0. */
+static __always_inline void add_to_flow(struct flow_key *key, u64 tx, u64 rx, u64 answers, u64 segments)
 {
     int zero = 0;
     void *map = flows.lookup(&zero);
@@ -218,4 +219,8 @@ static __always_inline void add_to_flow(struct flow_key *key, u64 tx, u64 rx)
         __sync_fetch_and_add(&value->tx, tx);
     if (rx)
         __sync_fetch_and_add(&value->rx, rx);
+    if (answers)
+        __sync_fetch_and_add(&value->answers, answers);
+    if (segments)
+        __sync_fetch_and_add(&value->segments, segments);
 }

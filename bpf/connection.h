@@ -206,6 +206,23 @@ static __always_inline void tell_retransmits(u64 sk, struct sock_val *value)
     tell(sk, &flow, value, &fact);
 }
 
+/* Brings `segments` up to date: once a second at most, and where retransmits are counted or the socket ends.
+ */
+static __always_inline void count_segments(u64 sk, struct sock_val *value)
+{
+    const int direct = 0;
+
+    if (value->key.role != ROLE_CLIENT || value->flags & SOCK_MPTCP)
+        return;
+    u32 total = READ(u32, sk, OFF_TCP_DATA_SEGS_OUT);
+    u32 grown = total - value->segments_seen;
+
+    if ((s32)grown <= 0)
+        return;
+    value->segments_seen = total;
+    value->segments += grown;
+}
+
 /*
  * Segments are counted by the growth of total_retrans: the tracepoint comes once a buffer, which may hold
  * many segments, and not at all where sending failed.
@@ -213,9 +230,11 @@ static __always_inline void tell_retransmits(u64 sk, struct sock_val *value)
 static __always_inline void count_retransmits(u64 sk, struct sock_val *value)
 {
     u32 total = read_total_retrans(sk);
-    struct fate_key key = {.kind = FATE_RETRANSMIT};
+    struct fate_key key = {.kind = FATE_RETRANSMIT, .reason = RESENT_OTHER};
     u32 grown = total - value->retrans_seen;
 
+    if (value->state == TCP_ESTABLISHED || value->state == TCP_CLOSE_WAIT)
+        key.reason = RESENT_DATA;
     if ((s32)grown <= 0)
         return;
     u64 now = bpf_ktime_get_ns();
@@ -223,6 +242,7 @@ static __always_inline void count_retransmits(u64 sk, struct sock_val *value)
     value->retransmits += grown;
     charge(&key.flow, value);
     add_fate(&key, grown);
+    count_segments(sk, value);
     if (value->window_count && now - value->window_first_ns >= SECOND_NS) {
         tell_retransmits(sk, value);
         value->window_told_ns = 0;

@@ -9,10 +9,15 @@
 #define FAREWELL_BYTES 32 /* QUIT, close_notify, heartbeats and acknowledgements are no larger */
 #define PUSH_NS        (60 * SECOND_NS)
 
+static __always_inline int has_answered(const struct sock_val *value)
+{
+    return value->answers || value->older;
+}
+
 /* A small message on a connection that has had answers: it may want none. */
 static __always_inline int is_farewell(const struct sock_val *value)
 {
-    return value->asked <= FAREWELL_BYTES && value->answers;
+    return value->asked <= FAREWELL_BYTES && has_answered(value);
 }
 
 /* The peer has acknowledged some of what was asked: what it sends since may be an answer. */
@@ -31,6 +36,8 @@ static __always_inline void note_answer(struct sock_val *value)
 
     value->phase = is_farewell(value) && waited > SECOND_NS ? PHASE_IDLE : PHASE_ANSWERED;
     value->answers++;
+    if (value->silent_waits) /* a timer fired while the answer was under way */
+        value->silent_waits = 0;
     if (waited > PUSH_NS)
         return;
     charge(&flow, value);
@@ -47,7 +54,7 @@ static __always_inline void note_ask(u64 sk, struct sock_val *value, u64 bytes)
         value->asked = 0;
         value->asked_seq = READ(u32, sk, OFF_TCP_WRITE_SEQ) - bytes;
         value->phase = PHASE_ASKED;
-        if (value->answers && value->receiver != (u32)bpf_get_current_pid_tgid())
+        if (has_answered(value) && value->receiver != (u32)bpf_get_current_pid_tgid())
             value->flags |= SOCK_THREADED;
     }
     value->asked += bytes;
@@ -55,6 +62,7 @@ static __always_inline void note_ask(u64 sk, struct sock_val *value, u64 bytes)
     if (now - value->rtt_ns > SECOND_NS && !(value->flags & SOCK_MPTCP)) {
         value->rtt_ns = now;
         sample_rtt(sk, value);
+        count_segments(sk, value);
     }
 }
 
@@ -91,8 +99,9 @@ static __always_inline void note_first(u64 sk, struct sock_val *fresh, u64 tx)
 
     fresh->state = READ(u8, sk, OFF_SOCK_STATE);
     fresh->retrans_seen = READ(u32, sk, OFF_TCP_TOTAL_RETRANS);
-    fresh->answers = 1; /* for all we know */
+    fresh->segments_seen = READ(u32, sk, OFF_TCP_DATA_SEGS_OUT);
     fresh->flags = SOCK_COUNTED | SOCK_HEARD;
+    fresh->older = 1;
     read_ends(sk, fresh, direct);
     if (tx && fresh->key.role == ROLE_CLIENT) {
         fresh->phase = PHASE_ASKED;
@@ -180,7 +189,7 @@ static __always_inline int is_late_reuse(u64 sk, const struct sock_val *value, u
 {
     u64 heard_ns = (u64)((u32)jiffies64() - value->heard) * JIFFY_NS;
 
-    return value->answers && !has_arrived(sk, value) && heard_ns > now - value->asked_ns + SECOND_NS;
+    return has_answered(value) && !has_arrived(sk, value) && heard_ns > now - value->asked_ns + SECOND_NS;
 }
 
 /* What waits to be read came after a pause, and no faster than heartbeats do. */
@@ -269,4 +278,33 @@ static __always_inline void judge_close(struct sock_val *value, struct ending *e
     ending->dropped = 1 + DROP_STALLED_MID_RESPONSE;
     ending->by = CLOSED_BY_SELF;
     ending->fact.time_ns = bpf_ktime_get_ns();
+}
+
+/* The process waited its full time, at least once, with the exchange unanswered: see waits.bpf.c. */
+static __always_inline void note_silent_wait(struct sock_val *value)
+{
+    if (value->silent_waits < 255)
+        value->silent_waits++;
+}
+
+/*
+ * An exchange ends. It was silent if a wait had run out on it and nothing ever came. Live ones are judged by
+ * user space, by the same rules (kernob/state/dependencies.py).
+ */
+static __always_inline void judge_silence(u64 sk, struct sock_val *value)
+{
+    struct fact fact = {.kind = FATE_SILENCE, .count = 1};
+    struct flow_key flow;
+    u8 waits = value->silent_waits;
+
+    if (!waits)
+        return;
+    value->silent_waits = 0;
+    if (value->phase != PHASE_ASKED || is_farewell(value) || only_sends(value) || is_answered(sk, value))
+        return;
+    charge(&flow, value);
+    count_fact(&flow, &fact);
+    fact.kind = FATE_WAIT;
+    fact.count = waits;
+    count_fact(&flow, &fact);
 }

@@ -5,6 +5,8 @@
  * Hooks (kernob/probes/names.py; each may be missing):
  *   calls  uprobe and uretprobe on getaddrinfo and the gethostbyname family, in every C library that a
  *          process has mapped (user space attaches to each inode as it appears; Linux 4.17)
+ *   wire   cgroup_skb ingress at the root of cgroup2 (5.7): packets from port 53, UDP, and TCP where an
+ *          answer is one segment; once a packet of any kind, see benchmarks/README.md
  *
  * Nothing here runs per packet or per byte of the application's own traffic, except what a hook's line says.
  * A call's answer is put into names_at at once, so that a connection that begins right after it carries the
@@ -45,14 +47,14 @@ struct resolving_val {
 };
 BPF_TABLE("lru_hash", u64, struct resolving_val, resolving, 4096);
 
-static __always_inline void tell_lookup(struct lookup *lookup, u32 length)
+static __always_inline void tell_lookup(struct lookup *lookup, u64 length)
 {
 #ifdef HAVE_RINGBUF
-    u32 size = 56 + ((length + LOOKUP_STEP - 1) & ~(LOOKUP_STEP - 1));
+    u64 size = 56 + ((length + LOOKUP_STEP - 1) & ~(LOOKUP_STEP - 1));
 
-    asm volatile("" : "+r"(size));
+    asm volatile("" : "+r"(size)); /* the verifier believes only a comparison of what is used */
     if (size > sizeof(*lookup))
-        size = sizeof(*lookup);
+        return;
     if (lookups.ringbuf_output(lookup, size, 0))
         lose(LOSS_LOOKUPS_FULL, 1);
 #endif
@@ -189,7 +191,7 @@ static __always_inline void read_hostent(struct lookup *lookup, u64 host)
 static __always_inline int note_addresses(struct lookup *lookup)
 {
     struct name_key key = {.tgid = lookup->tgid, .start = lookup->start};
-    struct name_val fresh = {.id = lookup->id, .told_ns = lookup->time_ns};
+    struct name_val fresh = {.id = lookup->id, .told_ns = lookup->time_ns, .kind = LOOKUP_CALL};
     u32 told = 0;
 
 #pragma clang loop unroll(disable)
@@ -248,4 +250,202 @@ int urp__resolver(struct pt_regs *ctx)
     if (note_addresses(lookup))
         tell_lookup(lookup, NAME_LEN + LOOKUP_ADDRESSES * sizeof(struct lookup_address));
     return 0;
+}
+
+/*
+ * A place in a message, as one number among all that are possible: by way of memory, so that the verifier
+ * does not follow each way through a loop on its own.
+ */
+static __always_inline u64 any_place(struct lookup *lookup, u64 at)
+{
+    *(volatile u32 *)&lookup->place = at;
+    at = *(volatile u32 *)&lookup->place;
+    asm volatile("%0 &= 2047" : "+r"(at));
+    return at;
+}
+
+/*
+ * Of a DNS message in lookup->data: the question's name, hashed as it stands there, in lower case. Lengths of
+ * labels are below 64, so they are no letters. Returns the place behind the question, 0 where it makes no
+ * sense.
+ */
+static __always_inline u64 hash_question(struct lookup *lookup)
+{
+    u64 hash = FNV_OFFSET;
+
+#pragma clang loop unroll(disable)
+    for (u32 i = 12; i < 12 + NAME_LEN; i++) {
+        u8 c = lookup->data[i];
+
+        if (!c) {
+            lookup->id = i > 12 ? hash : 0;
+            return i + 5; /* behind type and class */
+        }
+        if (c >= 'A' && c <= 'Z')
+            c += 'a' - 'A';
+        hash = (hash ^ c) * FNV_PRIME;
+    }
+    return 0;
+}
+
+/* Behind the name of a record; 0 where there is none. */
+static __always_inline u64 skip_name(struct lookup *lookup, u64 at)
+{
+#pragma clang loop unroll(disable)
+    for (int i = 0; i < 32; i++) {
+        at = any_place(lookup, at);
+        if (at >= LOOKUP_DATA)
+            return 0;
+        u64 c = lookup->data[at];
+        if (c >= 0xc0)
+            return at + 2;
+        at += 1 + c;
+        if (!c)
+            return at;
+    }
+    return 0;
+}
+
+/* The wire does not rename what a process asked its library for: that said `db`, this may say an alias. */
+static __always_inline int note_address(struct name_key *key, const struct lookup *lookup)
+{
+    struct name_val fresh = {.id = lookup->id, .told_ns = lookup->time_ns, .kind = LOOKUP_WIRE};
+    struct name_val *known = names_at.lookup(key);
+
+    if (known && known->kind == LOOKUP_CALL)
+        return 1;
+    if (known && known->id == fresh.id && fresh.told_ns - known->told_ns < TELL_AGAIN_NS)
+        return 0;
+    names_at.update(key, &fresh);
+    return 1;
+}
+
+/* Puts the addresses of a DNS answer under the question's name; whether user space has to hear of it. */
+static __always_inline int note_answers(struct lookup *lookup)
+{
+    struct name_key key = {.tgid = lookup->tgid, .start = lookup->tgid ? lookup->start : lookup->netns};
+    u64 at = any_place(lookup, hash_question(lookup));
+    u32 told = 0;
+
+    if (!at || !lookup->id)
+        return 0;
+#pragma clang loop unroll(disable)
+    for (u32 i = 0; i < LOOKUP_ADDRESSES; i++) {
+        if (i >= lookup->count)
+            break;
+        at = any_place(lookup, skip_name(lookup, at));
+        if (!at || at > LOOKUP_DATA - 26 || at + 10 > lookup->length)
+            break;
+        const u8 *record = lookup->data + at;
+        u64 size = record[8] << 8 | record[9];
+        u32 type = record[0] << 8 | record[1];
+        if (type == 1 && size == 4) {
+            __builtin_memset(key.address, 0, 16);
+            __builtin_memcpy(key.address, record + 10, 4);
+            told |= note_address(&key, lookup);
+        } else if (type == 28 && size == 16) {
+            __builtin_memcpy(key.address, record + 10, 16);
+            told |= note_address(&key, lookup);
+        }
+        at += 10 + size;
+    }
+    return told;
+}
+
+/* Who asked: a UDP socket's last sender, a TCP socket's owner; in any case the socket's network namespace. */
+static __always_inline void find_asker(struct lookup *lookup, u64 sk, u8 proto)
+{
+    const int direct = 0;
+
+    lookup->tgid = lookup->start = 0;
+    lookup->netns = read_netns(sk, direct);
+    if (proto == IPPROTO_UDP) {
+        struct proc_key *asker = askers.lookup(&sk);
+
+        if (asker) {
+            lookup->tgid = asker->tgid;
+            lookup->start = asker->start;
+        }
+        return;
+    }
+    struct sock_val *value = socks.lookup(&sk);
+    if (value) {
+        lookup->tgid = value->key.tgid;
+        lookup->start = value->key.start;
+    }
+}
+
+/* A packet from port 53 whose DNS message begins at `at`. */
+static __always_inline void on_dns_answer(struct __sk_buff *skb, u32 at, u8 proto)
+{
+    int zero = 0;
+    struct lookup *lookup = lookup_scratch.lookup(&zero);
+    u64 size = (u64)skb->len - at;
+
+    if (!lookup || skb->len <= at)
+        return;
+    if (proto == IPPROTO_TCP) {
+        u16 announced = 0;
+
+        if (bpf_skb_load_bytes(skb, at, &announced, 2) || __builtin_bswap16(announced) != size - 2)
+            return;
+        at += 2;
+        size -= 2;
+    }
+    if (size > LOOKUP_DATA)
+        size = LOOKUP_DATA;
+    /* two comparisons, each on what is then used: the verifier follows no other way */
+    asm volatile("" : "+r"(size));
+    if (size > LOOKUP_DATA)
+        return;
+    asm volatile("" : "+r"(size));
+    if (size < 17)
+        return;
+    if (bpf_skb_load_bytes(skb, at, lookup->data, size))
+        return;
+    /* a response without error, to one question, with answers */
+    if (!(lookup->data[2] & 0x80) || lookup->data[3] & 15 || lookup->data[4] || lookup->data[5] != 1)
+        return;
+    u32 answers = lookup->data[6] << 8 | lookup->data[7];
+    struct bpf_sock *sock = skb->sk;
+    if (!answers || !sock)
+        return;
+    /* through memory, so that it is a number: the socket's address */
+    lookup->id = (u64)sock;
+    u64 sk = *(volatile u64 *)&lookup->id;
+    find_asker(lookup, sk, proto);
+    lookup->id = 0;
+    lookup->kind = LOOKUP_WIRE;
+    lookup->count = answers > LOOKUP_ADDRESSES ? LOOKUP_ADDRESSES : answers;
+    lookup->length = size;
+    lookup->pad = proto == IPPROTO_TCP;
+    lookup->time_ns = bpf_ktime_get_ns();
+    if (note_answers(lookup))
+        tell_lookup(lookup, size);
+}
+
+/* Returns 1 always: 0 would drop the packet. */
+int skb__answers(struct __sk_buff *skb)
+{
+    u8 *packet = (u8 *)(long)skb->data, *end = (u8 *)(long)skb->data_end;
+    u32 at = 40;
+    u8 proto;
+
+    if (packet + 40 > end)
+        return 1;
+    if (packet[0] >> 4 == 4) {
+        at = (packet[0] & 15) * 4;
+        proto = packet[9];
+    } else {
+        proto = packet[6];
+    }
+    if (proto != IPPROTO_UDP && proto != IPPROTO_TCP)
+        return 1;
+    if (packet + at + 14 > end)
+        return 1;
+    u8 *header = packet + at;
+    if (header[0] || header[1] != DNS_PORT)
+        return 1;
+    on_dns_answer(skb, at + (proto == IPPROTO_UDP ? 8 : (header[12] >> 4) * 4), proto);
+    return 1;
 }

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /* Which hostname a process had for an address when it connected there. Filled by names.bpf.c. */
 
+#define DNS_PORT 53
+
 /*
  * names_at: process and address -> id of the hostname that the process last got this address for. Inserted
  * when a resolver's answer comes, by names.bpf.c; read when a connection begins. The least recently used
@@ -15,6 +17,25 @@ static __always_inline void name_flow(struct flow_key *flow)
 
     __builtin_memcpy(key.address, flow->peer, 16);
     struct name_val *known = names_at.lookup(&key);
+    if (!known) {
+        key.tgid = 0;
+        key.start = flow->netns;
+        known = names_at.lookup(&key);
+    }
     if (known)
         __builtin_memcpy(flow->local, &known->id, 8);
+}
+
+/*
+ * askers: UDP socket connected to a DNS server -> the process that last asked there. Inserted when it sends,
+ * read when the answer comes; a full map makes room by itself.
+ */
+BPF_TABLE("lru_hash", u64, struct proc_key, askers, 2048);
+
+/* In the context of a send by UDP. */
+static __always_inline void note_asker(u64 sk, const struct flow_key *flow)
+{
+    struct proc_key process = {.tgid = flow->tgid, .start = flow->start, .exec = flow->exec};
+
+    askers.update(&sk, &process);
 }

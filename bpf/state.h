@@ -34,13 +34,13 @@ static __always_inline void count_outcome(u64 sk, struct sock_val *value, u8 out
     tell(sk, &flow, value, &fact);
 }
 
-/* Bytes of a socket that goes away, or whose memory is used anew. */
+/* What a socket counted that goes away, or whose memory is used anew. */
 static __always_inline void move_bytes(const struct sock_val *value)
 {
     struct flow_key key = value->key;
 
     if (value->tx || value->rx)
-        add_to_flow(&key, value->tx, value->rx);
+        add_to_flow(&key, value->tx, value->rx, value->answers, value->segments);
 }
 
 /* Whatever was not counted before is counted now. */
@@ -53,12 +53,14 @@ static __always_inline int on_destroy(u64 sk)
 
     if (!value)
         return 0;
+    count_segments(sk, value);
     move_bytes(value);
     if (value->flags & SOCK_ATTEMPT)
         count_outcome(sk, value, OUTCOME_OTHER, 0);
     else
         count_accepted(sk, value);
     count_retransmits(sk, value);
+    judge_silence(sk, value);
     if (value->window_count)
         tell_retransmits(sk, value);
     closed.time_ns = bpf_ktime_get_ns();
@@ -149,6 +151,8 @@ static __always_inline void on_change(u64 sk, struct sock_val *value, u8 before,
 {
     struct ending ending = {}; /* the clock is read where there is something to tell */
 
+    if (after != TCP_CLOSE_WAIT)
+        judge_silence(sk, value);
     value->state = after;
     if (after == TCP_CLOSE)
         on_closed(sk, value, before, &ending);

@@ -66,6 +66,8 @@ static __always_inline void count_slowly(u64 sk, struct sock_val *value, u16 pro
         read_peer(sk, &fresh.key, role, proto == IPPROTO_UDP ? IPPROTO_UDP : IPPROTO_TCP, direct);
     }
     own(&fresh.key, direct);
+    if (proto == IPPROTO_UDP && tx && fresh.key.port == DNS_PORT && fresh.key.role == ROLE_CLIENT)
+        note_asker(sk, &fresh.key);
     if (claimed) {
         u32 tgid = fresh.key.tgid;
 
@@ -93,7 +95,7 @@ static __always_inline void count_slowly(u64 sk, struct sock_val *value, u16 pro
         if (!socks.lookup(&address)) /* full; otherwise another thread was first */
             lose(LOSS_SOCKS_FULL, 1);
     }
-    add_to_flow(&fresh.key, tx, rx);
+    add_to_flow(&fresh.key, tx, rx, 0, 0);
 }
 
 static __always_inline void count(u64 sk, struct sock_val *value, u16 proto, u64 tx, u64 rx, const int direct)
@@ -137,7 +139,7 @@ static __always_inline int on_end_met(u64 sk, const int receive)
     const int direct = 0;
     struct sock_val *value = lookup_tcp(sk, direct);
 
-    if (value && (receive || (value->flags & SOCK_RESET && value->answers)))
+    if (value && (receive || (value->flags & SOCK_RESET && has_answered(value))))
         judge_end_met(sk, value);
     return 0;
 }
@@ -152,8 +154,12 @@ static __always_inline int on_recv_nothing(u64 sk, long received, u32 flags)
     if (received != -EAGAIN || flags & MSG_DONTWAIT)
         return 0;
     struct sock_val *value = lookup_tcp(sk, direct);
-    if (value && value->key.role == ROLE_CLIENT && value->waits_out < 255)
+    if (!value || value->key.role != ROLE_CLIENT)
+        return 0;
+    if (value->waits_out < 255)
         value->waits_out++;
+    if (value->phase == PHASE_ASKED)
+        note_silent_wait(value);
     return 0;
 }
 

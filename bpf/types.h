@@ -36,6 +36,8 @@ struct flow_key {
 struct flow_val {
     u64 tx;
     u64 rx;
+    u64 answers;  /* as in sock_val, of sockets that were closed */
+    u64 segments; /* likewise */
 };
 
 /* Where the current exchange of a connection stands. Only the side that connected asks. */
@@ -76,18 +78,20 @@ struct sock_val {
     u8 local[16];         /* our address, family as in key */
     u8 syn_retransmits;   /* of an attempt that still waits */
     u8 waits_out;         /* receive calls that ran their full SO_RCVTIMEO since the last byte */
-    u16 pad;
-    u32 receiver;     /* thread that received last */
-    u32 retrans_seen; /* tcp_sock.total_retrans as charged so far */
-    u32 retransmits;  /* segments since we know it */
-    u32 window_count; /* segments that no event has told yet */
-    u32 pad2;
-    u64 window_first_ns; /* of those */
+    u8 silent_waits;      /* waits of any kind that ran their full timeout since the exchange was asked */
+    u8 older;             /* 1: open before our time, it may have had answers */
+    u32 receiver;         /* thread that received last */
+    u32 retrans_seen;     /* tcp_sock.total_retrans as charged so far */
+    u32 retransmits;      /* segments since we know it */
+    u32 window_count;     /* segments that no event has told yet */
+    u32 segments_seen;    /* tcp_sock.data_segs_out as counted so far */
+    u64 window_first_ns;  /* of those */
     u64 window_last_ns;
     u64 window_told_ns; /* when an event last told */
     u64 ended_ns;       /* when the peer closed */
     u32 heard;          /* jiffies of the last receive, modulo 2^32 */
     u32 asked_seq;      /* sequence number of the exchange's first byte */
+    u64 segments;       /* data segments sent since we know it; kept for the side that connected */
 };
 
 /* Listening sockets of one port, and who listens: the last process that began to. */
@@ -141,7 +145,16 @@ enum loss {
 };
 
 /* What happened to connections: enum fate, and for some what exactly (fate_key.reason). */
-enum fate { FATE_CONNECTION, FATE_RETRANSMIT, FATE_RESET, FATE_DROP, FATE_STALL, FATE_TIMEOUT };
+enum fate {
+    FATE_CONNECTION,
+    FATE_RETRANSMIT,
+    FATE_RESET,
+    FATE_DROP,
+    FATE_STALL,
+    FATE_TIMEOUT,
+    FATE_SILENCE, /* exchanges that stayed unanswered while the process waited its full time */
+    FATE_WAIT     /* those waits */
+};
 enum outcome {
     OUTCOME_OK,
     OUTCOME_REFUSED,
@@ -157,6 +170,8 @@ enum closed_by { CLOSED_BY_PEER, CLOSED_BY_SELF, CLOSED_BY_NETWORK };
 enum direction { DIRECTION_SENT, DIRECTION_RECEIVED };
 /* FATE_TIMEOUT: data that was never acknowledged, or probes of an idle connection that were not. */
 enum timeout { TIMEOUT_UNACKNOWLEDGED, TIMEOUT_KEEPALIVE };
+/* FATE_RETRANSMIT: data of an established connection, or what opens and closes one. */
+enum resent { RESENT_DATA, RESENT_OTHER };
 
 /*
  * A count about connections of one flow. key.tgid is that of the latest user; 0 where no process has to do
@@ -165,7 +180,7 @@ enum timeout { TIMEOUT_UNACKNOWLEDGED, TIMEOUT_KEEPALIVE };
 struct fate_key {
     struct flow_key flow;
     u8 kind;   /* enum fate */
-    u8 reason; /* CONNECTION: enum outcome; DROP: enum drop; TIMEOUT: enum timeout */
+    u8 reason; /* CONNECTION: enum outcome; DROP: enum drop; TIMEOUT: enum timeout; RETRANSMIT: enum resent */
     u8 side;   /* RESET: enum direction; DROP: enum closed_by */
     u8 idle;   /* RESET: 1 when no exchange was open */
 };
@@ -229,7 +244,10 @@ struct tcp_event {
     u64 first_ns; /* RETRANSMIT: the first of `count`, time_ns being the last */
 };
 
-/* An address as one process knows it; v4 in the first 4 bytes. start as in proc_key: exec changes nothing. */
+/*
+ * An address as one process knows it; v4 in the first 4 bytes. start as in proc_key: exec changes nothing.
+ * tgid 0: as it is known in a network namespace, whose inode number is in start.
+ */
 struct name_key {
     u32 tgid;
     u32 start;
@@ -239,6 +257,8 @@ struct name_key {
 struct name_val {
     u64 id;      /* of the hostname: FNV-1a of its bytes, as the process wrote it */
     u64 told_ns; /* when user space was last told */
+    u32 kind;    /* enum lookup_kind */
+    u32 pad;
 };
 
 #define LOOKUP_DATA 1536
@@ -270,7 +290,7 @@ struct lookup {
     u8 pad;      /* WIRE: 1 when the message came by TCP */
     u16 port;    /* HELLO: the peer's */
     u8 peer[16]; /* HELLO */
-    u32 pad2;
+    u32 place;   /* for the programs' own use */
     u8 data[LOOKUP_DATA];
 };
 
@@ -350,8 +370,8 @@ enum option { OPTION_CONNECTION_EVENTS, OPTION_FORK_EVENTS, OPTION_EXEC_EVENTS, 
 
 _Static_assert(sizeof(struct proc_key) == 12, "proc_key");
 _Static_assert(sizeof(struct flow_key) == 52, "flow_key");
-_Static_assert(sizeof(struct flow_val) == 16, "flow_val");
-_Static_assert(sizeof(struct sock_val) == 216, "sock_val");
+_Static_assert(sizeof(struct flow_val) == 32, "flow_val");
+_Static_assert(sizeof(struct sock_val) == 224, "sock_val");
 _Static_assert(sizeof(struct proc_val) == 688, "proc_val");
 _Static_assert(sizeof(struct fate_key) == 56, "fate_key");
 _Static_assert(sizeof(struct duration_key) == 56, "duration_key");
@@ -361,7 +381,7 @@ _Static_assert(sizeof(struct syscall_val) == 480, "syscall_val");
 _Static_assert(sizeof(struct thread_val) == 32, "thread_val");
 _Static_assert(sizeof(struct tcp_event) == 128, "tcp_event");
 _Static_assert(sizeof(struct name_key) == 24, "name_key");
-_Static_assert(sizeof(struct name_val) == 16, "name_val");
+_Static_assert(sizeof(struct name_val) == 24, "name_val");
 _Static_assert(sizeof(struct lookup) == 56 + LOOKUP_DATA, "lookup");
 _Static_assert(sizeof(struct life) == 312, "life");
 _Static_assert(sizeof(struct turn_key) == 16, "turn_key");

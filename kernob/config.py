@@ -18,6 +18,7 @@ from types import MappingProxyType
 from typing import Any
 
 from kernob.config_otel import OTEL_SETTINGS, OtlpSettings, resolve
+from kernob.config_scores import ScoreSettingError, score_rules
 from kernob.config_settings import KERNOB_SETTINGS, WINDOW_MAX_S, Settings
 from kernob.config_values import Endpoint, Kind, MisfitError, PathName, Setting
 from kernob.errors import ConfigError
@@ -105,7 +106,9 @@ def load_settings(
 def _unknown(name: str, where: str, known: Iterable[str], prefix: str = "") -> ConfigError:
     """The error for `name`, compared with the `known` names behind the `prefix` that all of them share."""
     rests = [each.removeprefix(prefix) for each in known]
-    near = difflib.get_close_matches(name.removeprefix(prefix), rests, n=1, cutoff=0.5)
+    rest = name.removeprefix(prefix)
+    near = [each for each in rests if len(rest) > 3 and each.startswith(f"{rest}_")]
+    near = near or difflib.get_close_matches(rest, rests, n=1, cutoff=0.5)
     hint = f"did you mean {prefix}{near[0]}?" if near else "docs/configuration.md lists all"
     return ConfigError(f"{shown(name)[1:-1]} ({where}) is not a setting; {hint}")
 
@@ -236,10 +239,17 @@ def _settings(values: Mapping[str, Any], raw: Any, origin: Mapping[str, str]) ->
             "KERNOB_AGGREGATION_WINDOW",
             f"a whole multiple of the scrape interval ({interval_s:g} s), at most {WINDOW_MAX_S:g} s",
         )
-    return Settings(
+    settings = Settings(
         **given,
         resource_attributes=otlp.resource_attributes,
         otlp=otlp.metrics,
         otlp_logs=otlp.logs,
         origin=MappingProxyType(sources),
     )
+    try:
+        score_rules(settings)
+    except ScoreSettingError as error:
+        # the defaults fit together: at least one of these was given
+        variable = next(name for name in error.variables if name in origin)
+        raise complain(variable, error.expected) from error
+    return settings

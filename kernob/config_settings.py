@@ -10,7 +10,17 @@ from pathlib import Path
 from types import MappingProxyType
 
 from kernob.config_otel import DEFAULT_SERVICE_NAME, LOGS_DEFAULT, OtlpSettings
-from kernob.config_values import SOCKET_PATH, Flag, Number, PathName, Setting, SyscallNames, Word, Words
+from kernob.config_values import (
+    SOCKET_PATH,
+    Flag,
+    Number,
+    Numbers,
+    PathName,
+    Setting,
+    SyscallNames,
+    Word,
+    Words,
+)
 from kernob.syscall_table import numbers
 
 _SYSCALLS = SyscallNames()
@@ -29,6 +39,8 @@ _STRATEGIES = (
 )
 _LIFE_EVENTS = ("failures", "exits", "execs", "forks")
 WINDOW_MAX_S = 3600.0
+_DIMENSIONS = ("reliability", "latency", "stability", "packet_health", "responsiveness")
+_THRESHOLDS = ("latency_good", "latency_bad", "latency_slack_ms", "loss_good", "loss_bad")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +88,16 @@ class Settings:
     event_ring_bytes: int = 1_048_576
     max_events_per_second: int = 20
     max_stored_events: int = 100_000
+    scores: bool = True
+    max_scores: int = 2_000
+    score_window_s: float = 600.0
+    score_bucket_s: float = 10.0
+    score_half_life_s: float = 120.0
+    score_weights: tuple[tuple[str, float], ...] = ()
+    score_min_samples: tuple[tuple[str, float], ...] = ()
+    score_thresholds: tuple[tuple[str, float], ...] = ()
+    score_objectives: tuple[tuple[str, float], ...] = ()
+    long_poll: tuple[str, ...] = ()
     map: bool = True
     max_map_edges: int = 10_000
     map_active_s: float = 900.0
@@ -295,6 +317,63 @@ KERNOB_SETTINGS = (
         "max_new_destinations",
         Number(1, 1000, "a whole number of events", whole=True),
         "events of new destinations a service may have in one minute; the rest is summed up in one",
+    ),
+    Setting(
+        "KERNOB_SCORES", "scores", Flag(), "whether destinations are scored (needs what KERNOB_TCP counts)"
+    ),
+    Setting(
+        "KERNOB_MAX_SCORES",
+        "max_scores",
+        _series("dependencies"),
+        "dependencies that are scored: service, destination, port; about 10 kB each, 11 series",
+    ),
+    Setting(
+        "KERNOB_SCORE_WINDOW",
+        "score_window_s",
+        Number(0.6, 86_400, "a number of seconds"),
+        "how long what happened counts: at least 3 buckets, at most 360",
+    ),
+    Setting(
+        "KERNOB_SCORE_BUCKET",
+        "score_bucket_s",
+        Number(0.2, 3600, "a number of seconds"),
+        "steps in which a score's window moves on",
+    ),
+    Setting(
+        "KERNOB_SCORE_HALF_LIFE",
+        "score_half_life_s",
+        Number(0.2, 86_400, "a number of seconds"),
+        "after so long what happened weighs half; at most the window",
+    ),
+    Setting(
+        "KERNOB_SCORE_WEIGHTS",
+        "score_weights",
+        Numbers(_DIMENSIONS, Number(0, 1000, "a number"), "dimension"),
+        "weights of dimensions in the composite, not all 0 (0.35, 0.15, 0.2, 0.1, 0.2)",
+    ),
+    Setting(
+        "KERNOB_SCORE_MIN_SAMPLES",
+        "score_min_samples",
+        Numbers(_DIMENSIONS, Number(1, 1_000_000, "a whole number", whole=True), "dimension"),
+        "with fewer samples in its window a dimension has no score (5, 20, 5, 500, 5)",
+    ),
+    Setting(
+        "KERNOB_SCORE_THRESHOLDS",
+        "score_thresholds",
+        Numbers(_THRESHOLDS, Number(0, 10_000, "a number"), "threshold"),
+        "where latency (multiples of the baseline) and loss (share) begin to count, and where they score 0",
+    ),
+    Setting(
+        "KERNOB_SCORE_OBJECTIVES",
+        "score_objectives",
+        Numbers((), Number(0.001, 3_600_000, "milliseconds", scale=1e-3), "host"),
+        "baselines of latency by destination, instead of what is usual there",
+    ),
+    Setting(
+        "KERNOB_LONG_POLL",
+        "long_poll",
+        Words(r"[A-Za-z0-9._:-]{1,253}", "destinations"),
+        "destinations that answer late by design: their silence is not scored",
     ),
     Setting(
         "KERNOB_INTERFACES",

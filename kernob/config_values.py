@@ -360,3 +360,39 @@ class Name:
         if len(text) > 255 or not text.isprintable():
             raise ValueError("not one line")
         return text
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """name=number,name=number, or a TOML table: numbers by a few known names, or by any name (`names` empty).
+
+    Names are unified to lower case; what is not named keeps its default, which the reader of the value knows.
+    """
+
+    names: tuple[str, ...]
+    number: Number
+    noun: str
+
+    @property
+    def expects(self) -> str:
+        """See Kind."""
+        which = f", names being {', '.join(self.names)}" if self.names else ""
+        return f"{self.noun}=number,... with {self.number.expects}{which}"
+
+    def parse(self, raw: object) -> tuple[tuple[str, float], ...]:
+        """Return (name, number) pairs; of a repeated name the last number stays."""
+        if isinstance(raw, str):
+            parts = [part.partition("=") for part in raw.split(",")] if raw.strip() else []
+            pairs: list[tuple[str, object]] = [(name, number) for name, _equals, number in parts]
+        elif isinstance(raw, Mapping):
+            pairs = list(raw.items())
+        elif isinstance(raw, tuple) and all(isinstance(part, tuple) and len(part) == 2 for part in raw):
+            pairs = list(raw)
+        else:
+            raise ValueError("no list")
+        found = {_text(name).lower(): self.number.parse(number) for name, number in pairs}
+        if self.names and not found.keys() <= set(self.names):
+            raise ValueError("an unknown name")
+        if not all(len(name) <= 253 and name.isprintable() for name in found):
+            raise ValueError("no name")
+        return tuple(found.items())

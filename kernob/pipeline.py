@@ -24,6 +24,7 @@ from kernob.features.lifecycle import prepare as prepare_lifecycle
 from kernob.features.map import Map
 from kernob.features.names import Names
 from kernob.features.places import PlaceWatch
+from kernob.features.scores import Scores
 from kernob.features.syscalls import Syscalls
 from kernob.features.tcp import Tcp
 from kernob.features.wire import Wire
@@ -92,6 +93,7 @@ def new_session(settings: Settings, prepare: Callable[[Session], None] | None = 
         "syscalls": settings.syscalls,
         "names": settings.names,
         "lifecycle": settings.lifecycle,
+        "waits": settings.tcp and settings.scores,
     }
     off = {name for name, on in wanted.items() if not on}
     probes = [probe for probe in PROBES if probe.name not in off]
@@ -160,9 +162,11 @@ class Pipeline:
         wire = Wire(self._proc, settings.interfaces, self._traffic.destination)
         self._names = Names(settings, on_events)
         self._traffic.known.name_by(self._names.of)
+        self.scores = Scores(settings, self.store, self._traffic.known, self._tcp)
         self._syscalls = Syscalls(settings, self.store, self._traffic.known.processes)
         lives = Lifecycle(settings, self.store, self._proc, self._named, on_events)
-        self._features: tuple[Feature, ...] = (self._names, wire, self._tcp, self._syscalls, lives)
+        first = (self._names, wire, self._tcp, self.scores, self._syscalls)
+        self._features: tuple[Feature, ...] = (*first, lives)
         if settings.map:
             self._features += (self._map(kept),)
         self._stamps = Stamps(2 * _AFTER_TICK_NS)
@@ -184,7 +188,8 @@ class Pipeline:
             return info.service if info else ""
 
         places = PlaceWatch(Listening(settings.proc_root), ProcSockets(settings.proc_root), service_of_pid)
-        return Map(settings, self.store, known, self._tcp.connections, places, kept)
+        score_of = self.scores.score if settings.scores else None
+        return Map(settings, self.store, known, self._tcp.connections, places, kept, score_of)
 
     def __enter__(self) -> Pipeline:
         """Attaches. Raises PreconditionError or KernelError with nothing left behind."""
@@ -253,7 +258,9 @@ class Pipeline:
 
     def events(self) -> list[Event]:
         """What happened since the last call, as far as the rate cap admits it. Cheap where nothing did."""
-        return self._feed.take(self._session) + [e for feature in self._features for e in feature.events()]
+        found = self._feed.take(self._session)
+        self.scores.saw(found)
+        return found + [event for feature in self._features for event in feature.events()]
 
     def summaries(self) -> list[Event]:
         """What was beyond the rate cap since the last call: once a scheduled tick."""

@@ -71,7 +71,7 @@ class SocketSweep:
         socks.delete(stale.address)
         if now[0]["key"]["tgid"]:
             (flow,) = self._known.find(now["key"]).tolist()
-            self._known.flows.retire(flow, int(now[0]["tx"]), int(now[0]["rx"]))
+            self._known.flows.retire(flow, now[0])
         self._repaired += 1
         self._repairs.set(np.array([self._slot]), np.array([self._repaired]))
         log.debug("a connection of port %d was open no more", now[0]["sport"])

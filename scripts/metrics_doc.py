@@ -9,7 +9,7 @@ from pathlib import Path
 from kernob.export.telemetry import OWN_METRICS
 from kernob.model import MetricSpec
 from kernob.probes import lifecycle, syscalls, tcp, traffic
-from kernob.state import baseline, map_series
+from kernob.state import baseline, map_series, score_series
 from kernob.state.last_times import EVENT_LAST_TIME
 from kernob.state.reconcile import REPAIRS
 
@@ -70,6 +70,7 @@ def document() -> str:
         HEAD,
         table("Traffic", traffic.SPECS),
         table("TCP", (*tcp.SPECS, REPAIRS, EVENT_LAST_TIME)),
+        table("Scores", score_series.SPECS),
         HISTOGRAMS,
         table("Processes", lifecycle.SPECS),
         table("Service map", (*map_series.SPECS, *baseline.SPECS)),

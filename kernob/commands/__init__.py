@@ -13,6 +13,18 @@ from kernob.commands.doctor import config, doctor, health
 from kernob.commands.events import events
 from kernob.commands.map import destinations, map_
 from kernob.commands.run import run
+from kernob.commands.scores import score, scores
 from kernob.commands.top import top
 
-COMMANDS: tuple[click.Command, ...] = (run, top, events, map_, destinations, doctor, health, config)
+COMMANDS: tuple[click.Command, ...] = (
+    run,
+    top,
+    events,
+    scores,
+    score,
+    map_,
+    destinations,
+    doctor,
+    health,
+    config,
+)

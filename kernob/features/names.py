@@ -23,8 +23,9 @@ from kernob.model import Event, Name, NameSource, ProcessKey
 from kernob.probes import names as probe
 from kernob.probes.names import Kind, Lookup
 from kernob.probes.traffic import Loss
+from kernob.state import dns_message
 from kernob.state.destinations import Destination
-from kernob.state.hostname_text import normalise
+from kernob.state.hostname_text import name_id, normalise
 from kernob.state.hostnames import HOST, HostNames, Scope, netns_scope, process_scope
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class Names(Feature):
         self._ring: RingBuffer | None = None
         self._reader: RingReader | None = None
         self._scanned_s = 0.0
-        self._undecoded = 0
+        self._undecoded = self._unreadable = 0
         self.needs_admin = False
         """Whether probes on libraries that appear later take CAP_SYS_ADMIN."""
 
@@ -108,16 +109,32 @@ class Names(Feature):
                     self._undecoded += 1
                 elif lookup.kind is Kind.CALL:
                     self._called(lookup)
+                elif lookup.kind is Kind.WIRE:
+                    self._answered(lookup)
 
     def _called(self, lookup: Lookup) -> None:
-        host = normalise(lookup.name)
-        name = Name(host, NameSource.GETADDRINFO) if host else None
-        self._by_id[lookup.name_id] = name
-        self._by_id.move_to_end(lookup.name_id)
-        if len(self._by_id) > self._settings.max_names:
-            self._by_id.popitem(last=False)
+        name = self._identify(lookup.name_id, lookup.name, NameSource.GETADDRINFO)
         if name:
             self.table.learn(_scopes(lookup), lookup.addresses, name)
+
+    def _answered(self, lookup: Lookup) -> None:
+        answer = dns_message.parse(lookup.data)
+        if answer is None:
+            self._unreadable += 1
+            return
+        name = self._identify(name_id(answer.wire_name), answer.name, NameSource.DNS)
+        if name:
+            self.table.learn(_scopes(lookup), answer.addresses, name, answer.ttl_s)
+
+    def _identify(self, number: int, raw: bytes, source: NameSource) -> Name | None:
+        """Notes what a number of the kernel side stands for; None for what is no hostname."""
+        host = normalise(raw)
+        name = Name(host, source) if host else None
+        self._by_id[number] = name
+        self._by_id.move_to_end(number)
+        if len(self._by_id) > self._settings.max_names:
+            self._by_id.popitem(last=False)
+        return name
 
     def losses(self, counts: NDArray[Any]) -> dict[str, int]:
         """Answers that were not kept, by cause."""

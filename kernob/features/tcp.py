@@ -39,6 +39,8 @@ class Tcp(Feature):
             SocketSweep(proc, sockets, known, self.connections, resolve, store) if settings.tcp else None
         )
         self._usage: dict[str, int] = {}
+        self.read: tcp.TcpRows | None = None
+        """What the last tick read, for features that come after."""
 
     def tick(self, tick: Tick) -> None:
         """Reads what was counted since the tick before. Raises MapError."""
@@ -48,7 +50,8 @@ class Tcp(Feature):
             self.connections.roll()
 
     def _read(self, tick: Tick, sweep: SocketSweep) -> None:
-        facts, rows = tcp.read(tick.session), tick.rows
+        self.read = facts = tcp.read(tick.session)
+        rows = tick.rows
         self.connections.update(
             (facts.fates, facts.counts), (facts.durations, facts.histograms), rows.live, tick.since_unix_ns
         )

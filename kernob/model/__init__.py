@@ -29,6 +29,7 @@ from kernob.model.health import (
     Pulse,
 )
 from kernob.model.metrics import Attributes, AttributeValue, MetricKind, MetricSpec
+from kernob.model.scores import COMPOSITE, DIMENSIONS, Dependency, Dimension, ScoreRules
 from kernob.model.service_map import (
     DestinationRow,
     DestinationState,
@@ -41,9 +42,11 @@ from kernob.model.service_map import (
     edge_id,
 )
 from kernob.model.snapshot import Snapshot
-from kernob.model.tcp import NO_FACTS, ClosedBy, Drop, Fate, Outcome, TcpFacts, Timeout
+from kernob.model.tcp import NO_FACTS, ClosedBy, Drop, Fate, Outcome, Resent, TcpFacts, Timeout
 
 __all__ = [
+    "COMPOSITE",
+    "DIMENSIONS",
     "EVENT_KINDS",
     "NO_FACTS",
     "Attempt",
@@ -51,8 +54,10 @@ __all__ = [
     "Attributes",
     "ClosedBy",
     "Coverage",
+    "Dependency",
     "DestinationRow",
     "DestinationState",
+    "Dimension",
     "DoctorReport",
     "Drop",
     "EdgeKey",
@@ -78,7 +83,9 @@ __all__ = [
     "ProcessKey",
     "ProgramRuns",
     "Pulse",
+    "Resent",
     "Role",
+    "ScoreRules",
     "Severity",
     "Snapshot",
     "TcpFacts",

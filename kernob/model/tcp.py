@@ -16,6 +16,8 @@ class Fate(enum.IntEnum):
     DROP = 3
     STALL = 4
     TIMEOUT = 5
+    SILENCE = 6
+    WAIT = 7
 
 
 class Outcome(enum.IntEnum):
@@ -45,6 +47,13 @@ class Timeout(enum.IntEnum):
 
     UNACKNOWLEDGED = 0
     KEEPALIVE = 1
+
+
+class Resent(enum.IntEnum):
+    """What was sent again: enum resent of bpf/types.h."""
+
+    DATA = 0
+    OTHER = 1
 
 
 class ClosedBy(enum.IntEnum):

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from kernob.probes import lifecycle, names, process, syscalls, tcp, traffic
+from kernob.probes import lifecycle, names, process, syscalls, tcp, traffic, waits
 from kernob.probes.probe import Probe
 
 PROBES: tuple[Probe, ...] = (
     process.PROBE,
     traffic.PROBE,
     tcp.PROBE,
+    waits.PROBE,
     syscalls.PROBE,
     names.PROBE,
     lifecycle.PROBE,

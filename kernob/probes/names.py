@@ -12,7 +12,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from kernob.kernel.attach import all_of, first_of
+from kernob.kernel.attach import CgroupSkb, all_of, first_of
 from kernob.kernel.uprobes import Uprobe, UprobeMulti
 from kernob.probes.probe import Probe
 
@@ -38,6 +38,7 @@ PROBE = Probe(
             *(all_of(*(way(p.split("__")[1], p) for p in _PROGRAMS)) for way in (UprobeMulti, Uprobe)),
             essential=False,
         ),
+        first_of("names", "wire", all_of(CgroupSkb("ingress", "skb__answers")), essential=False),
     ),
     blind_spots=(
         "hostnames of programs that are linked statically and ask by DNS over TLS or HTTPS",

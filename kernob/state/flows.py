@@ -22,16 +22,24 @@ Counts = NDArray[np.int64]
 PROCESS_BYTES = 10
 """A struct flow_key begins with tgid, start and exec: so many bytes name the process."""
 
+_COUNTED = ("tx", "rx", "answers", "segments")
+"""Fields that struct flow_val and sock_val share: columns here."""
+
 _FIRST_ROOM = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """Flows that grew in a tick: indices (unique, ascending) and bytes added in each direction."""
+    """Flows that grew in a tick: indices (unique, ascending) and what was added.
+
+    Bytes in each direction; exchanges that were answered, and data segments sent, where we connected.
+    """
 
     flows: Indices
     tx_bytes: Counts
     rx_bytes: Counts
+    answers: Counts
+    segments: Counts
 
 
 class FlowTable:
@@ -41,9 +49,9 @@ class FlowTable:
         self._index: dict[bytes, int] = {}
         self._keys: list[bytes] = []
         self._free: list[int] = []
-        self._closed = np.zeros((_FIRST_ROOM, 2), np.int64)
-        self._live = np.zeros((_FIRST_ROOM, 2), np.int64)
-        self.totals = np.zeros((_FIRST_ROOM, 2), np.int64)
+        self._closed = np.zeros((_FIRST_ROOM, len(_COUNTED)), np.int64)
+        self._live = np.zeros((_FIRST_ROOM, len(_COUNTED)), np.int64)
+        self.totals = np.zeros((_FIRST_ROOM, len(_COUNTED)), np.int64)
         self.sockets = np.zeros(_FIRST_ROOM, np.int64)
         self.last_growth_s = np.zeros(_FIRST_ROOM, np.float64)
         self.tick = 0
@@ -87,17 +95,17 @@ class FlowTable:
         self.totals[grown] = np.maximum(before, sums[grown])
         added = self.totals[grown] - before
         self.last_growth_s[grown] = now_s
-        return Growth(grown, added[:, 0], added[:, 1])
+        return Growth(grown, *added.T)
 
     def _fold_closed(self, keys: NDArray[Any], values: NDArray[Any]) -> None:
         flows = self._lookup(keys)
-        np.add.at(self._closed[:, 0], flows, values["tx"].astype(np.int64))
-        np.add.at(self._closed[:, 1], flows, values["rx"].astype(np.int64))
+        for column, name in enumerate(_COUNTED):
+            np.add.at(self._closed[:, column], flows, values[name].astype(np.int64))
 
     def _fold_live(self, live: NDArray[Any]) -> Indices:
         flows = self._lookup(np.ascontiguousarray(live["key"]))
-        np.add.at(self._live[:, 0], flows, live["tx"].astype(np.int64))
-        np.add.at(self._live[:, 1], flows, live["rx"].astype(np.int64))
+        for column, name in enumerate(_COUNTED):
+            np.add.at(self._live[:, column], flows, live[name].astype(np.int64))
         return flows
 
     def find(self, keys: NDArray[Any]) -> Indices:
@@ -106,9 +114,9 @@ class FlowTable:
         self.last_growth_s[flows] = self._now_s
         return flows
 
-    def retire(self, flow: int, tx_bytes: int, rx_bytes: int) -> None:
-        """Keeps the bytes of a live socket that is about to be taken out of the kernel's map."""
-        self._closed[flow] += (tx_bytes, rx_bytes)
+    def retire(self, flow: int, row: NDArray[Any]) -> None:
+        """Keeps what a live socket (struct sock_val) counted that is about to leave the kernel's map."""
+        self._closed[flow] += [int(row[name]) for name in _COUNTED]
 
     def _lookup(self, keys: NDArray[Any]) -> Indices:
         """Index of each key, new ones added."""

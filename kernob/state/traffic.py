@@ -141,7 +141,7 @@ class TrafficState:
 
     def roll(self, window_s: float) -> None:
         """Ends an aggregation window of this length: rates are what grew in it."""
-        totals = self.flows.totals
+        totals = self.flows.totals[:, :2]
         self._rates = (totals - self._marks) / max(window_s, 1e-3)
         self._marks = totals.copy()
 

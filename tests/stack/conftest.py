@@ -21,6 +21,9 @@ import pytest
 from .compose import EXTRA, Stack, StackError, progress, run, wait_for
 
 PROJECT = "kernob-ci"
+ROOMY = {"KERNOB_MAX_PROCESS_SERIES": "100000", "KERNOB_MAX_PROCESS_FLOW_SERIES": "100000"}
+"""Dead processes keep their series while the endpoint is away, and this machine may do other things:
+none shall fold into ~other."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -97,9 +100,7 @@ def _tell(stack: Stack, failed: bool) -> None:
 @pytest.fixture(scope="session")
 def born(images: float, request: pytest.FixtureRequest) -> Iterator[tuple[Stack, Birth]]:
     """The overlay stack from its beginning to its end, and how long it took to come up."""
-    # Dead processes keep their series while the endpoint is away; none shall fold into ~other meanwhile.
-    caps = {"KERNOB_MAX_PROCESS_SERIES": "100000", "KERNOB_MAX_PROCESS_FLOW_SERIES": "100000"}
-    running = Stack(PROJECT, ("tests/stack/fast.yaml",), caps)
+    running = Stack(PROJECT, ("tests/stack/fast.yaml",), dict(ROOMY))
     try:
         yield running, bring_up(running)
     finally:

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from .compose import HERE, Stack, progress, wait_for
+from .conftest import ROOMY
 from .load import PROCESS_IO, SERVICE, Truth, assert_exact, host_workload, steady
 
 BACK, OVER = True, False
@@ -77,7 +78,7 @@ def test_the_agent_s_clock_is_set_back_and_forth(images: float, tmp_path: Path) 
     """Steps both ways under load; each step back is one line, and one when it is over, however that comes."""
     del images
     clock = Clock(tmp_path)
-    stack = Stack("kernob-ci-clock", ("tests/stack/fast.yaml", str(clock.overlay)))
+    stack = Stack("kernob-ci-clock", ("tests/stack/fast.yaml", str(clock.overlay)), dict(ROOMY))
     stack.down(volumes=True)
     try:
         stack.up()

@@ -20,6 +20,7 @@ from grafana import check
 
 from . import dashboards
 from .compose import Stack, progress, wait_for
+from .conftest import ROOMY
 from .load import WORKLOADS, container_workload, host_workload
 from .victoria import COUNTERS
 from .wan import INTERFACE, MISHAPS, THERE, mishaps, send_here, wan
@@ -101,7 +102,7 @@ class Shown:
 @pytest.fixture(scope="module")
 def shown(images: float, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
     """A stack of its own: two containers send what CLIENTS says, others own the interface and the disk."""
-    settings = {"KERNOB_INTERFACES": INTERFACE, "KERNOB_BPF_STATS": "true"}
+    settings = {**ROOMY, "KERNOB_INTERFACES": INTERFACE, "KERNOB_BPF_STATS": "true"}
     stack = Stack("kernob-ci-shown", ("tests/stack/fast.yaml",), settings)
     with wan() as (there, here):
         neighbour = Neighbour(tmp_path_factory.mktemp("disk"))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from .compose import Stack, StackError, progress, run
-from .conftest import bring_up
+from .conftest import ROOMY, bring_up
 from .load import Truth, assert_exact, container_workload, host_workload
 
 MEGABYTE = 1_000_000
@@ -28,12 +28,12 @@ def check_bytes(stack: Stack, name: str) -> None:
 
 
 def test_two_projects_side_by_side(healthy: Stack) -> None:
-    """A second stack with default settings beside the first: both count everything."""
-    second = Stack("kernob-ci-two")
+    """A second stack at the default pace beside the first: both count everything."""
+    second = Stack("kernob-ci-two", settings=dict(ROOMY))
     try:
         times = bring_up(second)
         progress(
-            f"with default settings: up to healthy {times.healthy_s:.1f} s, "
+            f"at the default pace: up to healthy {times.healthy_s:.1f} s, "
             f"to first data in VictoriaMetrics {times.first_data_s:.1f} s"
         )
         since_s, truth = time.time(), Truth()
@@ -63,7 +63,7 @@ def test_a_taken_port_is_one_clear_line(images: float) -> None:
 def test_three_capabilities_count_as_exactly_as_privileged(images: float) -> None:
     """The least-privilege overlay passes the same test, restart included, with the rights it says it has."""
     del images
-    stack = Stack("kernob-ci-least", ("compose/least-privilege.yaml", "tests/stack/fast.yaml"))
+    stack = Stack("kernob-ci-least", ("compose/least-privilege.yaml", "tests/stack/fast.yaml"), dict(ROOMY))
     stack.down(volumes=True)
     try:
         stack.up()

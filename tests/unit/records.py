@@ -27,7 +27,7 @@ FLOW_KEY = np.dtype(
         ("local", "<u1", (16,)),
     ]
 )
-FLOW_VAL = np.dtype([("tx", "<u8"), ("rx", "<u8")])
+FLOW_VAL = np.dtype([("tx", "<u8"), ("rx", "<u8"), ("answers", "<u8"), ("segments", "<u8")])
 SOCK_VAL = np.dtype(
     [
         ("key", FLOW_KEY),
@@ -39,10 +39,18 @@ SOCK_VAL = np.dtype(
         ("flags", "<u1"),
         ("tx", "<u8"),
         ("rx", "<u8"),
+        ("sent_ns", "<u8"),
         ("opened_ns", "<u8"),
         ("sport", "<u2"),
         ("dport", "<u2"),
         ("local", "<u1", (16,)),
+        ("answers", "<u4"),
+        ("asked", "<u4"),
+        ("asked_ns", "<u8"),
+        ("syn_retransmits", "<u1"),
+        ("silent_waits", "<u1"),
+        ("older", "<u1"),
+        ("segments", "<u8"),
     ]
 )
 """The fields of struct sock_val that pure logic reads."""
@@ -75,7 +83,7 @@ def flow_key(
 def closed(*rows: tuple[bytes, int, int]) -> tuple[NDArray[Any], NDArray[Any]]:
     """A drained flows map: (key, tx, rx)."""
     keys = np.frombuffer(b"".join(key for key, _, _ in rows), FLOW_KEY)
-    values = np.array([(tx, rx) for _, tx, rx in rows], FLOW_VAL)
+    values = np.array([(tx, rx, 0, 0) for _, tx, rx in rows], FLOW_VAL)
     return keys, values
 
 

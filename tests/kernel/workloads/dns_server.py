@@ -70,10 +70,13 @@ def serve_tcp(listener: socket.socket, pools: dict[str, list[str]]) -> None:
 
 
 def echo(peer: socket.socket) -> None:
-    """Read to the end, send as many bytes back."""
+    """Read to the end, send as many bytes back; to an HTTP request, answer at once."""
     with peer:
         size = 0
         while data := peer.recv(65536):
+            if not size and data.startswith(b"GET "):
+                peer.sendall(b"HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\nhello")
+                return
             size += len(data)
         peer.sendall(b"r" * size)
 

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Connects to hosts by name, over and over, by one way of resolving; prints what it sent to each name.
 
-Arguments: the way (getaddrinfo, gethostbyname, gethostbyname_r, gethostbyname2_r, numeric; after "wait:" it
-prints "waiting" and begins with a line of input), rounds, pause in
-seconds, port, hosts. Prints one JSON line: pid, {host: [connections, bytes]}, and all addresses it was given.
+Arguments: the way (getaddrinfo, gethostbyname, gethostbyname_r, gethostbyname2_r, numeric, wire-udp,
+wire-udp-unconnected, wire-tcp, each with -6; after "wait:" it prints "waiting" and begins with a line of
+input), rounds, pause in seconds, port, hosts. Prints one JSON line: pid, {host: [connections, bytes]}, and
+all addresses it was given.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import socket
 import struct
 import sys
 import time
+from pathlib import Path
 
 libc = ctypes.CDLL(None)
 
@@ -51,6 +53,31 @@ def by_reentrant(host: str, with_family: bool) -> str:
     return socket.inet_ntoa(bytes(result.contents.addresses[0].contents))
 
 
+def by_wire(way: str, host: str) -> str:
+    """Asks the server of resolv.conf itself: udp, udp-unconnected, tcp; -6 behind it for a v6 address."""
+    kind = 28 if way.endswith("-6") else 1
+    way = way.removesuffix("-6")
+    lines = Path("/etc/resolv.conf").read_text().splitlines()
+    server = (next(line.split()[1] for line in lines if line.startswith("nameserver")), 53)
+    name = b"".join(bytes([len(label)]) + label.encode() for label in host.upper().split("."))
+    question = b"\7\7\1\0\0\1\0\0\0\0\0\0" + name + struct.pack(">BHH", 0, kind, 1)
+    if way == "tcp":
+        with socket.create_connection(server) as there:
+            there.sendall(struct.pack(">H", len(question)) + question)
+            reply = there.recv(65535)[2:]
+    else:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as there:
+            if way == "udp":
+                there.connect(server)
+                there.send(question)
+            else:
+                there.sendto(question, server)
+            reply = there.recv(65535)
+    first = reply.rindex(struct.pack(">HHI", kind, 1, 1)) + 10
+    family = socket.AF_INET6 if kind == 28 else socket.AF_INET
+    return socket.inet_ntop(family, reply[first : first + (16 if kind == 28 else 4)])
+
+
 def resolve(way: str, host: str) -> str:
     """An address of the host."""
     if way == "getaddrinfo":
@@ -60,6 +87,8 @@ def resolve(way: str, host: str) -> str:
         return socket.inet_ntoa(bytes(libc.gethostbyname(host.encode()).contents.addresses[0].contents))
     if way == "numeric":
         return host
+    if way.startswith("wire-"):
+        return by_wire(way.removeprefix("wire-"), host)
     return by_reentrant(host, with_family=way == "gethostbyname2_r")
 
 

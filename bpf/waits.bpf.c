@@ -1,0 +1,229 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Waits that ran their full timeout while a connection's answer was due: epoll, poll, select. (Receive calls
+ * with SO_RCVTIMEO are seen by traffic.bpf.c.) What such a wait means is judged when the exchange ends:
+ * exchange.h.
+ *
+ * Hooks (kprobes or trampolines would spare all other system calls their 10 ns, but not every kernel has
+ * them): epoll        sys_exit_epoll_wait, sys_exit_epoll_pwait   (tracepoints; the helper needs Linux 5.15)
+ *   epoll_pwait2 sys_exit_epoll_pwait2                       (5.11)
+ *   poll         sys_exit_poll
+ *   ppoll        sys_enter_ppoll, sys_exit_ppoll             (the kernel overwrites the timeout, so it is
+ * timed) select       sys_enter_x, sys_exit_x of select, pselect6 (likewise; and the set of descriptors) Only
+ * an exit with result 0, which means that nothing came in time, goes any further: the sockets behind the
+ * descriptors that were waited on for input are looked up, at most 96. Cost: see benchmarks/README.md.
+ *
+ * Blind spots: the 97th descriptor and later; epoll within epoll; io_uring's own timeouts; 32-bit programs.
+ */
+
+#define WAIT_LEAST_NS    10000000ULL /* shorter ones only look whether something is there */
+#define WAIT_DESCRIPTORS 96
+#define EPOLL_DEPTH      16                          /* a red-black tree of 96 nodes is at most 13 deep */
+#define WAIT_IN          (0x1 | 0x2 | 0x40 | 0x2000) /* POLLIN, POLLPRI, POLLRDNORM, POLLRDHUP; as in epoll */
+#define SELECT_WORDS     2
+
+#if defined(__TARGET_ARCH_arm64) || defined(KERNOB_ARCH_ARM64)
+#define OFF_REGS_ARG1 272 /* pt_regs.orig_x0 */
+#define OFF_REGS_ARG2 8
+#define OFF_REGS_ARG3 16
+#define OFF_REGS_ARG4 24
+#else
+#define OFF_REGS_ARG1 112 /* pt_regs.di, si, dx, r10 */
+#define OFF_REGS_ARG2 104
+#define OFF_REGS_ARG3 96
+#define OFF_REGS_ARG4 56
+#endif
+
+/* Helper 175 (Linux 5.15). */
+static u64 (*task_pt_regs)(u64 task) = (void *)175;
+
+/* epoll_walks: where the walk through an epoll's descriptors is: one per CPU, too large for the stack. */
+struct epoll_walk {
+    u64 node;
+    u64 depth;
+    u64 later[EPOLL_DEPTH];
+};
+BPF_PERCPU_ARRAY(epoll_walks, struct epoll_walk, 1);
+
+/*
+ * timed_waits: thread -> the select or ppoll it is in. Inserted at entry where there is a timeout, deleted at
+ * exit; beyond its size such waits are not seen.
+ */
+struct timed_wait {
+    u64 began_ns;
+    u64 read[SELECT_WORDS];
+};
+BPF_TABLE("hash", u64, struct timed_wait, timed_waits, 4096);
+
+static __always_inline u64 read_argument(int offset)
+{
+    const int direct = 0;
+
+    return READ(u64, task_pt_regs(current_task_btf()), offset);
+}
+
+/* The wait began before `until_ns` and nothing came: counts on those that had asked by then. */
+static __always_inline void charge_wait(u64 file, u64 until_ns)
+{
+    u64 sk = sock_of_file(file);
+    u64 address = sk;
+    struct sock_val *value = sk ? socks.lookup(&address) : NULL;
+
+    if (!value || value->key.role != ROLE_CLIENT || value->phase != PHASE_ASKED || value->sent_ns > until_ns)
+        return;
+    note_silent_wait(value);
+}
+
+/* In the order of a pre-order walk; what is to the right waits in `later`. */
+static __always_inline void charge_epoll(u32 epoll, u64 until_ns)
+{
+    const int direct = 0;
+    int zero = 0;
+    struct epoll_walk *walk = epoll_walks.lookup(&zero);
+    u64 file = file_of(epoll);
+
+    if (!walk || !file)
+        return;
+    u64 eventpoll = READ(u64, file, OFF_FILE_PRIVATE);
+    walk->node = READ(u64, eventpoll, OFF_EVENTPOLL_RBR);
+    walk->depth = 0;
+    for (int i = 0; i < WAIT_DESCRIPTORS; i++) {
+        u64 node = walk->node;
+
+        if (!node) {
+            u64 depth = walk->depth - 1;
+
+            if (depth >= EPOLL_DEPTH)
+                break;
+            walk->depth = depth;
+            node = walk->later[depth];
+        }
+        u64 item = node - OFF_EPITEM_RBN;
+        if (READ(u32, item, OFF_EPITEM_EVENTS) & WAIT_IN)
+            charge_wait(READ(u64, item, OFF_EPITEM_FILE), until_ns);
+        u64 right = READ(u64, node, OFF_RB_RIGHT);
+        u64 depth = walk->depth;
+        if (right && depth < EPOLL_DEPTH) {
+            walk->later[depth] = right;
+            walk->depth = depth + 1;
+        }
+        walk->node = READ(u64, node, OFF_RB_LEFT);
+    }
+}
+
+/* struct pollfd: descriptor, events asked for, events that came. */
+static __always_inline void charge_poll(u64 polled, u64 count, u64 until_ns)
+{
+    for (int i = 0; i < WAIT_DESCRIPTORS; i++) {
+        struct {
+            s32 fd;
+            u16 events;
+            u16 came;
+        } entry = {};
+
+        if (i >= count || bpf_probe_read_user(&entry, sizeof(entry), (void *)(polled + 8 * i)))
+            break;
+        if (entry.fd >= 0 && entry.events & WAIT_IN)
+            charge_wait(file_of(entry.fd), until_ns);
+    }
+}
+
+/* Milliseconds as epoll_wait and poll take them; below 0 for ever. */
+static __always_inline u64 whole_timeout_ns(u64 argument)
+{
+    s32 timeout_ms = argument;
+
+    return timeout_ms > 0 ? (u64)timeout_ms * 1000000 : 0;
+}
+
+/* By a tracepoint's arguments: ctx[2] is the first of a call, or its result. A result of 0: it ran out. */
+
+int tp__epoll_exit(u64 *ctx)
+{
+    if (ctx[2])
+        return 0;
+    u64 timeout_ns = whole_timeout_ns(read_argument(OFF_REGS_ARG4));
+    if (timeout_ns >= WAIT_LEAST_NS)
+        charge_epoll(read_argument(OFF_REGS_ARG1), bpf_ktime_get_ns() - timeout_ns);
+    return 0;
+}
+
+int tp__epoll_pwait2_exit(u64 *ctx)
+{
+    u64 timeout[2] = {}; /* struct __kernel_timespec */
+
+    if (ctx[2] || bpf_probe_read_user(timeout, sizeof(timeout), (void *)read_argument(OFF_REGS_ARG4)))
+        return 0;
+    u64 timeout_ns = timeout[0] * SECOND_NS + timeout[1];
+    if (timeout_ns >= WAIT_LEAST_NS)
+        charge_epoll(read_argument(OFF_REGS_ARG1), bpf_ktime_get_ns() - timeout_ns);
+    return 0;
+}
+
+int tp__poll_exit(u64 *ctx)
+{
+    if (ctx[2])
+        return 0;
+    u64 timeout_ns = whole_timeout_ns(read_argument(OFF_REGS_ARG3));
+    if (timeout_ns >= WAIT_LEAST_NS)
+        charge_poll(read_argument(OFF_REGS_ARG1), read_argument(OFF_REGS_ARG2),
+                    bpf_ktime_get_ns() - timeout_ns);
+    return 0;
+}
+
+static __always_inline int begin_timed(u64 timeout, u64 set, u64 count)
+{
+    u64 thread = bpf_get_current_pid_tgid();
+    struct timed_wait wait = {.began_ns = bpf_ktime_get_ns()};
+
+    if (!timeout)
+        return 0;
+    if (set && count) /* the kernel's sets are whole words */
+        bpf_probe_read_user(wait.read, count > 64 ? 16 : 8, (void *)set);
+    timed_waits.update(&thread, &wait);
+    return 0;
+}
+
+/* Whether the wait of this thread ran out, after a while; what is known of it. */
+static __always_inline int end_timed(u64 result, struct timed_wait *wait)
+{
+    u64 thread = bpf_get_current_pid_tgid();
+    struct timed_wait *found = timed_waits.lookup(&thread);
+
+    if (!found)
+        return 0;
+    *wait = *found;
+    timed_waits.delete(&thread);
+    return !result && bpf_ktime_get_ns() - wait->began_ns >= WAIT_LEAST_NS;
+}
+
+int tp__ppoll_enter(u64 *ctx)
+{
+    return begin_timed(ctx[4], 0, 0);
+}
+
+int tp__ppoll_exit(u64 *ctx)
+{
+    struct timed_wait wait;
+
+    if (end_timed(ctx[2], &wait))
+        charge_poll(read_argument(OFF_REGS_ARG1), read_argument(OFF_REGS_ARG2), wait.began_ns);
+    return 0;
+}
+
+int tp__select_enter(u64 *ctx)
+{
+    return begin_timed(ctx[6], ctx[3], (s32)ctx[2] > 0 ? (s32)ctx[2] : 0);
+}
+
+int tp__select_exit(u64 *ctx)
+{
+    struct timed_wait wait;
+
+    if (!end_timed(ctx[2], &wait))
+        return 0;
+    for (u32 fd = 0; fd < WAIT_DESCRIPTORS; fd++)
+        if (wait.read[fd >> 6] >> (fd & 63) & 1)
+            charge_wait(file_of(fd), wait.began_ns);
+    return 0;
+}
