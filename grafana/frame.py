@@ -89,6 +89,12 @@ def service() -> dashboard.QueryVariable:
     return _labels("service", "Service", says, series, "kernob_service").all_value(".*")
 
 
+def peer_class() -> dashboard.QueryVariable:
+    """Classes of edges: localhost, internal, external, self-hosted."""
+    series = select("kernob:map:edge", HOST)
+    return _labels("class", "Class", "Where the peer lives", series, "kernob_peer_class").all_value(".*")
+
+
 def destination() -> dashboard.QueryVariable:
     """Destinations of the chosen services."""
     series = select("kernob_flow_io_bytes_total", HOST, 'kernob_service=~"$service"')

@@ -49,6 +49,8 @@ def _tidy(document: dict[str, Any]) -> None:
     for number, panel in enumerate(document["panels"], start=1):
         panel["id"] = number
         panel.pop("repeatDirection", None)
+        if "options" in panel:
+            panel["options"] = panel["options"] or {}
         for name in _NOT_IN_BOTH:
             panel.get("options", {}).pop(name, None)
     for variable in document["templating"]["list"]:

@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar
 
 from grafana_foundation_sdk.builders import common, dashboard
 from grafana_foundation_sdk.builders.bargauge import Panel as BarGauge
+from grafana_foundation_sdk.builders.nodegraph import Panel as NodeGraph
 from grafana_foundation_sdk.builders.prometheus import Dataquery
 from grafana_foundation_sdk.builders.stat import Panel as Stat
 from grafana_foundation_sdk.builders.table import Panel as Table
@@ -38,8 +39,8 @@ DIRECTION: Final[Mapping[str, str]] = {
 BYTES, BYTES_PER_S, SHARE, COUNT, SECONDS = "decbytes", "Bps", "percentunit", "short", "s"
 TEXT, TIME = "string", "dateTimeAsIsoNoDateIfToday"
 
-Panel = Timeseries | Stat | Table | BarGauge
-AnyPanel = TypeVar("AnyPanel", Timeseries, Stat, Table, BarGauge)
+Panel = Timeseries | Stat | Table | BarGauge | NodeGraph
+AnyPanel = TypeVar("AnyPanel", Timeseries, Stat, Table, BarGauge, NodeGraph)
 
 
 @dataclass(frozen=True)
@@ -222,6 +223,11 @@ def table(text: Text, place: Place, columns: Sequence[Column], *queries: Dataque
     return panel
 
 
+def node_graph(text: Text, place: Place, nodes: Dataquery, edges: Dataquery) -> NodeGraph:
+    """Circles and arrows; `nodes` and `edges` by `rows`, their labels named as the panel wants them."""
+    return _dress(NodeGraph(), text, TEXT, place, (nodes, edges)).thresholds(thresholds())
+
+
 # ---- colours -------------------------------------------------------------------------------------
 
 
@@ -235,6 +241,11 @@ def thresholds(levels: Mapping[float, str] | None = None, base: str = CALM) -> d
 def color_of(name: str, colour: str) -> tuple[str, list[model.DynamicConfigValue]]:
     """Arguments of `override_by_name`: the series of this name has always this colour."""
     return name, [_Property("color", {"mode": "fixed", "fixedColor": colour}).build()]
+
+
+def link_of(name: str, title: str, url: str) -> tuple[str, list[model.DynamicConfigValue]]:
+    """Arguments of `override_by_name`: a click on this field leads there."""
+    return name, [_Property("links", [{"title": title, "url": url, "targetBlank": False}]).build()]
 
 
 def _palette() -> dashboard.FieldColor:

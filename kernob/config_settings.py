@@ -105,6 +105,7 @@ class Settings:
     learning_period_s: float = 86_400.0
     max_new_destinations: int = 10
     interfaces: tuple[str, ...] = ()
+    network_file: Path | None = None
     btf_path: Path | None = None
     strategies_off: tuple[str, ...] = ()
     bpf_stats: bool = False
@@ -380,6 +381,12 @@ KERNOB_SETTINGS = (
         "interfaces",
         Words(r"[^\s/:]{1,15}", "interface names"),
         "interfaces that coverage is measured on (empty: all but loopback and virtual ones)",
+    ),
+    Setting(
+        "KERNOB_NETWORK_FILE",
+        "network_file",
+        PathName("file"),
+        "what is known of the network: classes of peers, names of addresses and services",
     ),
     Setting(
         "KERNOB_BTF", "btf_path", PathName("file"), "type information to use instead of the kernel's own"

@@ -32,14 +32,16 @@ from kernob.kernel.capabilities import check_view
 from kernob.kernel.containers import ContainerNames
 from kernob.kernel.listening import Listening
 from kernob.kernel.privileges import confined, drop
-from kernob.kernel.proc_sockets import ProcSockets
+from kernob.kernel.proc_sockets import ProcSockets, listening_ports_of
 from kernob.kernel.procfs import ProcFs
 from kernob.kernel.session import KernelOptions, Session, check_permission, settle_memory, spare_memory
 from kernob.model import Event, HookReport, MapUsage, ProcessInfo, ProcessKey, ProgramRuns, Snapshot
 from kernob.probes import PROBES, lifecycle, process, syscalls, traffic
 from kernob.probes.traffic import Loss
+from kernob.state import network_text
 from kernob.state.events import EventState
 from kernob.state.names import needs_full_args, sanitize, service_of, split_args
+from kernob.state.network import NetworkFile
 from kernob.state.processes import Process
 from kernob.state.series import SeriesStore
 from kernob.state.stamps import Stamps
@@ -146,6 +148,9 @@ class Pipeline:
         self._settings = settings
         self._proc = ProcFs(settings.proc_root, sanitize, split_args)
         self._containers = _container_names(settings)
+        self._network = network_text.load(settings.network_file) if settings.network_file else NetworkFile()
+        for line, warning in self._network.warnings():
+            log.warning("network file %s:%d: %s", settings.network_file, line, warning)
         self._session = new_session(settings, self._seed)
         networked = settings.otlp.exporter != "none"
         self.store = SeriesStore(settings.resend_interval_s, _CONFIRM_S if networked else 0.0)
@@ -162,6 +167,9 @@ class Pipeline:
         wire = Wire(self._proc, settings.interfaces, self._traffic.destination)
         self._names = Names(settings, on_events)
         self._traffic.known.name_by(self._names.of)
+        self._names.configure(self._network.names)
+        if self._network.classes:
+            self._traffic.known.classify_by(self._network.class_of)
         self.scores = Scores(settings, self.store, self._traffic.known, self._tcp)
         self._syscalls = Syscalls(settings, self.store, self._traffic.known.processes)
         lives = Lifecycle(settings, self.store, self._proc, self._named, on_events)
@@ -359,7 +367,15 @@ class Pipeline:
                     info = dataclasses.replace(current, key=key)
                 elif current.executable == info.executable:
                     info = dataclasses.replace(info, args=current.args)
-        return dataclasses.replace(info, service=service_of(info, self._containers)) if info else None
+        if info is None:
+            return None
+        ports = (
+            listening_ports_of(self._settings.proc_root, key.pid)
+            if self._network.wants_ports
+            else frozenset()
+        )
+        service = self._network.service_of(info, ports) or service_of(info, self._containers)
+        return dataclasses.replace(info, service=service)
 
     def _named(self, info: ProcessInfo, command_line: bytes | None) -> ProcessInfo:
         """A program with its service; `command_line` is raw, like the names of `info`; None: all is clean."""

@@ -7,11 +7,12 @@ from collections.abc import Callable
 
 from grafana_foundation_sdk.builders.dashboard import Dashboard
 
-from grafana.boards import bandwidth, host, kernob_self, tcp_health
+from grafana.boards import bandwidth, host, kernob_self, service_map, tcp_health
 
 BOARDS: tuple[Callable[[], Dashboard], ...] = (
     bandwidth.board,
     host.board,
     kernob_self.board,
+    service_map.board,
     tcp_health.board,
 )

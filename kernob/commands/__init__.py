@@ -12,6 +12,7 @@ import click
 from kernob.commands.doctor import config, doctor, health
 from kernob.commands.events import events
 from kernob.commands.map import destinations, map_
+from kernob.commands.network import network
 from kernob.commands.run import run
 from kernob.commands.scores import score, scores
 from kernob.commands.top import top
@@ -25,6 +26,7 @@ COMMANDS: tuple[click.Command, ...] = (
     map_,
     destinations,
     doctor,
+    network,
     health,
     config,
 )

@@ -157,7 +157,8 @@ def outgoing(
         target, kind = MapNode(f"{host}/ip/{dial.address}", NodeKind.ADDRESS, title, peer_class), peer_class
     else:
         target, kind = MapNode(f"ip/{dial.address}", NodeKind.ADDRESS, dial.address, peer_class), peer_class
-    return Link(source, target, dial.port, kind, dial.address, to.port if to else 0)
+    host = dial.hostname or dial.address
+    return Link(source, target, dial.port, kind, dial.address, to.port if to else 0, host)
 
 
 def incoming(host: str, service: str, port: int, peer_class: PeerClass, name: str = "") -> Link:

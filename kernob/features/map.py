@@ -43,6 +43,7 @@ _NEW, _IGNORED, _WAITING = -1, -2, -3
 _WAIT_TICKS: Final = 3
 _DAY_NS: Final = 86400 * 10**9
 _EXPORT_S: Final = 60.0
+_SCORE_TURNS: Final = 6
 
 ScoreOf = Callable[[str, str, int], Mapping[str, float]]
 """Scores by dimension of a service's connections to (address or hostname, port)."""
@@ -262,9 +263,9 @@ class Map(Feature):
         self._series.update(
             self._state, self._state.active(now_ns - self._active_ns), np.unique(edges[told]), now_ns
         )
-        self._series.show_nodes(self._state, now_ns)
-        self._series.show_joins(self._state, self._places.announced(), now_ns)
-        self._series.show_scores(self._state, self._score, now_ns)
+        self._series.show(self._state, self._places.announced, now_ns)
+        if self._score_of is not None:
+            self._series.show_scores(self._score, self._to_score(edges[told]), now_ns)
         self._events += self._baseline.summaries(now_ns)
         if self._baseline.is_changed or tick.now_s - self._exported_s >= _EXPORT_S:
             self._exported_s = tick.now_s
@@ -272,12 +273,20 @@ class Map(Feature):
             self._state.expire(now_ns - self._kept_ns)
         self._memory.stage()
 
+    def _to_score(self, grown: Indices) -> set[int]:
+        """Edges whose scores are looked at in this tick: those that grew, and a sixth of the others.
+
+        Scores change without traffic, too: windows move on.
+        """
+        at = self._ticks % _SCORE_TURNS
+        return set(grown.tolist()) | set(self._series.active[at::_SCORE_TURNS].tolist())
+
     def _score(self, edge: int) -> Mapping[str, float]:
         """Scores of an edge, where it has an initiator here and enough samples."""
         link = self._state.link(edge)
         if self._score_of is None or link.source.kind is not NodeKind.SERVICE or not link.address:
             return {}
-        return self._score_of(link.source.title, link.address, link.port)
+        return self._score_of(link.source.title, link.host or link.address, link.port)
 
     def _look_again(self, forgotten: set[Key]) -> None:
         """Has flows to these destinations looked at again when they grow next."""

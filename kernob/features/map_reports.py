@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from kernob.features.feature import Report
+from kernob.model.service_map import as_dict
 from kernob.state.baseline import Baseline, Key
 from kernob.state.destination_choice import choose
 from kernob.state.service_map import MapState
@@ -43,8 +43,8 @@ class MapReports:
         rows = []
         for edge, row in zip(wanted, edges, strict=True):
             scores = dict(self._score(edge))
-            rows.append(dataclasses.asdict(row) | ({"scores": scores} if scores else {}))
-        return {"host": self._host, "nodes": [dataclasses.asdict(n) for n in nodes], "edges": rows}
+            rows.append(as_dict(row) | ({"scores": scores} if scores else {}))
+        return {"host": self._host, "nodes": [as_dict(n) for n in nodes], "edges": rows}
 
     def _destinations(self, words: Mapping[str, str]) -> Mapping[str, Any]:
         """The baseline, or a change of it: `do` is list, accept or forget, the others choose rows."""
@@ -52,7 +52,7 @@ class MapReports:
         todo = words.get("do", "list")
         keys = [(row.service, row.target, row.port) for row in rows]
         if todo == "list":
-            shown = [dataclasses.asdict(row) | {"state": row.state.value} for row in rows]
+            shown = [as_dict(row) | {"state": row.state.value} for row in rows]
             return {"host": self._host, "destinations": shown}
         if todo == "accept":
             return {"changed": self._baseline.accept(keys), "matched": len(keys)}

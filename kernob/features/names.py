@@ -74,6 +74,10 @@ class Names(Feature):
             self._libraries = Libraries(self._settings.proc_root, functions, prober)
             self._scan()
 
+    def configure(self, names: dict[str, Name]) -> None:
+        """Names an operator gave to addresses, also where nothing else is learned."""
+        self.table.configure(names)
+
     def start(self) -> None:
         """Begins to read, in a thread that has no more capabilities than the caller's."""
         if self._reader:

@@ -20,7 +20,11 @@ _REMEMBERED_MOST: Final = 8192
 
 
 class PlaceWatch:
-    """One for the life of the agent. `changed` says that the last `look` found something new."""
+    """One for the life of the agent.
+
+    `changed` says that the last `look` found something new; `announced` has (service, address, port) by
+    which other hosts reach services of this one.
+    """
 
     def __init__(self, listening: Listening, sockets: ProcSockets, service_of: Callable[[int], str]) -> None:
         """`service_of` names the service of a process by its PID, "" where it is gone."""
@@ -37,6 +41,7 @@ class PlaceWatch:
         self.own: frozenset[str] = frozenset()
         self.host_netns = 0
         self.changed = False
+        self.announced: tuple[tuple[str, str, int], ...] = ()
         self.places = Places()
 
     def look(self, listeners: BpfMap, now_s: float) -> None:
@@ -71,6 +76,7 @@ class PlaceWatch:
         places = Places(found.addresses, listeners, self._former, self._accepted, self._translated)
         self.changed = (places.addresses, places.listeners) != (self.places.addresses, self.places.listeners)
         self.places, self.own, self.host_netns = places, found.own, found.host
+        self.announced = self._find_announced()
         if self.changed:
             self._translated.clear()
 
@@ -103,8 +109,7 @@ class PlaceWatch:
             is_loopback(dial.address) and any(seen[:3] == at for seen in self._relaying)
         )
 
-    def announced(self) -> list[tuple[str, str, int]]:
-        """(service, address, port) by which other hosts reach services of this one."""
+    def _find_announced(self) -> tuple[tuple[str, str, int], ...]:
         found: set[tuple[str, str, int]] = set()
         for listener in self._by_inode.values():
             if listener.netns != self.host_netns:
@@ -115,7 +120,7 @@ class PlaceWatch:
                 addresses = frozenset(address for address in addresses if ":" not in address)
             service = self._behind(listener)
             found.update((service, address, listener.port) for address in addresses)
-        return sorted(found)
+        return tuple(sorted(found))
 
     def _behind(self, listener: Listener) -> str:
         """Whose the port is: where a mapping leads, unless it is seen relaying for others itself."""

@@ -137,3 +137,27 @@ def read_end(field: bytes) -> tuple[bytes, int]:
     if sys.byteorder == "little":
         raw = b"".join(raw[at : at + 4][::-1] for at in range(0, len(raw), 4))
     return raw, int(port, 16)
+
+
+def listening_ports_of(root: Path, pid: int) -> frozenset[int]:
+    """TCP ports that a process listens on; none for one that has ended or may not be seen."""
+    folder = Path(root) / str(pid)
+    inodes = set()
+    try:
+        for entry in (folder / "fd").iterdir():
+            target = str(entry.readlink())
+            if target.startswith("socket:["):
+                inodes.add(target[8:-1])
+    except OSError:
+        return frozenset()
+    ports = set()
+    for table in ("tcp", "tcp6"):
+        try:
+            lines = (folder / "net" / table).read_text(encoding="ascii").splitlines()[1:]
+        except OSError:
+            continue
+        for line in lines:
+            fields = line.split()
+            if len(fields) > 9 and fields[3] == "0A" and fields[9] in inodes:
+                ports.add(int(fields[1].rpartition(":")[2], 16))
+    return frozenset(ports)

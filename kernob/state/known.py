@@ -8,13 +8,14 @@ owner and its destination, until both have fallen silent. Held by `state.traffic
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kernob.model import Name, ProcessKey, Role
+from kernob.model import Name, PeerClass, ProcessKey, Role
 from kernob.state.destinations import Destination, decode_destination
 from kernob.state.flows import PROCESS_BYTES, FlowTable, Indices
 from kernob.state.processes import Process, ProcessTable, Resolver
@@ -28,6 +29,10 @@ _CROWD = 10_000  # flows; a server with ever new clients would otherwise remembe
 
 Namer = Callable[[ProcessKey, Destination], "Name | None"]
 """The hostname of what a process talks to, None where none is known."""
+
+
+Classifier = Callable[[str, str, int], PeerClass]
+"""The class of a peer's address, by its hostname ("" where none is known) and the server's port, too."""
 
 
 class PerFlow(Protocol):
@@ -50,6 +55,11 @@ class Known:
         self._destinations: dict[int, Destination] = {}
         self._keepers: list[PerFlow] = []
         self._namer: Namer = lambda _process, _there: None
+        self._classify: Classifier | None = None
+
+    def classify_by(self, classify: Classifier) -> None:
+        """From now on ask `classify` for the class of each new flow's peer, instead of the default rules."""
+        self._classify = classify
 
     def name_by(self, namer: Namer) -> None:
         """From now on ask `namer` for the hostname of each new flow."""
@@ -79,7 +89,12 @@ class Known:
 
     def _look(self, process: Process, key: bytes) -> Destination:
         there = decode_destination(key)
-        return there.named(self._namer(process.key, there)) if there.role is Role.CLIENT else there
+        if there.role is Role.CLIENT:
+            there = there.named(self._namer(process.key, there))
+        if self._classify and there.role is not Role.UNKNOWN:
+            peer_class = self._classify(there.peer, there.name, there.port)
+            there = dataclasses.replace(there, peer_class=peer_class)
+        return there
 
     def there(self, process: Process, key: bytes) -> Destination:
         """The other end of a struct flow_key, under the name that its series have or would have."""

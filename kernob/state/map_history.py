@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from kernob.errors import StoreError
 from kernob.model import DestinationRow, DestinationState, EdgeKey, EdgeRow, NodeRow
+from kernob.model.service_map import as_dict
 from kernob.state.destination_choice import choose
 from kernob.state.history import opened
 from kernob.state.store import BUSY_MS, FILE_NAME, refuse_foreign
@@ -101,8 +102,8 @@ def map_document(directory: Path, since_unix_ns: int) -> Mapping[str, Any]:
     used = {name for edge in edges for name in (edge.source, edge.target)}
     return {
         "host": "",
-        "nodes": [dataclasses.asdict(node) for node in nodes if node.id in used],
-        "edges": [dataclasses.asdict(edge) for edge in edges],
+        "nodes": [as_dict(node) for node in nodes if node.id in used],
+        "edges": [as_dict(edge) for edge in edges],
     }
 
 
@@ -110,7 +111,7 @@ def destinations_document(directory: Path, words: Mapping[str, str]) -> Mapping[
     """What the agent's report `destinations` says and does, in the file. Raises StoreError, ValueError."""
     rows = choose(read_map(directory)[2], words)
     if words.get("do", "list") == "list":
-        shown = [dataclasses.asdict(row) | {"state": row.state.value} for row in rows]
+        shown = [as_dict(row) | {"state": row.state.value} for row in rows]
         return {"host": "", "destinations": shown}
     path = directory / FILE_NAME
     refuse_foreign(path)

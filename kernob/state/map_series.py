@@ -120,6 +120,28 @@ class Gauges:
             self._block.set(slots, np.array(list(wanted.values())))
 
 
+class _ScoreGauges:
+    """Scores by dimension of things that have an id."""
+
+    def __init__(self, block: SeriesBlock) -> None:
+        self._block = block
+        self._slots: dict[str, dict[str, int]] = {}
+
+    def set(self, name: str, scores: Mapping[str, float], now_unix_ns: int) -> None:
+        """Has exactly these scores of one thing stand."""
+        slots = self._slots.setdefault(name, {})
+        gone = [slots.pop(dimension) for dimension in slots.keys() - scores.keys()]
+        if gone:
+            self._block.end(np.array(gone, np.int64))
+        for dimension in scores.keys() - slots.keys():
+            attributes = (("id", name), ("kernob.score.dimension", dimension))
+            slots[dimension] = self._block.admit(attributes, now_unix_ns)
+        if scores:
+            self._block.set(np.array([slots[d] for d in scores], np.int64), np.array(list(scores.values())))
+        else:
+            del self._slots[name]
+
+
 class MapSeries:
     """See the module."""
 
@@ -130,12 +152,20 @@ class MapSeries:
         self._nodes = Gauges(store.block(NODE))
         self._addresses = Gauges(store.block(EDGE_ADDRESS))
         self._listeners = Gauges(store.block(LISTENER))
-        self._edge_scores = Gauges(store.block(EDGE_SCORE))
-        self._node_scores = Gauges(store.block(NODE_SCORE))
+        self._edge_scores = _ScoreGauges(store.block(EDGE_SCORE))
+        self._node_scores = _ScoreGauges(store.block(NODE_SCORE))
         self._active: dict[int, int] = {}
         self._slots = np.zeros((1024, len(_COUNTERS)), np.int64)
         self._bases = np.zeros((1024, 4), np.int64)
         self._peers: dict[int, set[str]] = {}
+        self._stood: Indices = np.zeros(0, np.int64)
+        self._named: dict[int, tuple[str, str]] = {}
+        self._scored: dict[int, Mapping[str, float]] = {}
+        self._scored_into: dict[str, set[int]] = {}
+        self._rescored: set[str] = set()
+        self._is_changed = True
+        self._nodes_at = self._joins_at = -1
+        self._announced: tuple[tuple[str, str, int], ...] = ()
 
     def update(self, state: MapState, active: Indices, changed: Indices, now_unix_ns: int) -> None:
         """Has exactly the `active` edges stand, and brings the counters of the `changed` ones up to date.
@@ -143,11 +173,13 @@ class MapSeries:
         Edges that grew have begun already (`begin`); an edge that is active without having grown since the
         agent's start counts from what it has.
         """
-        wanted = set(active.tolist())
-        for edge in self._active.keys() - wanted:
-            self.drop(edge)
-        for edge in wanted - self._active.keys():
-            self.begin(state, edge, now_unix_ns)
+        if not np.array_equal(active, self._stood):
+            self._stood = active
+            wanted = set(active.tolist())
+            for edge in self._active.keys() - wanted:
+                self.drop(edge)
+            for edge in wanted - self._active.keys():
+                self.begin(state, edge, now_unix_ns)
         known = changed[np.fromiter((edge in self._active for edge in changed.tolist()), bool, len(changed))]
         if len(known):
             sums = state.totals[known] - self._bases[known]
@@ -161,12 +193,13 @@ class MapSeries:
             self._bases = np.concatenate([self._bases, np.zeros_like(self._bases)])
         if edge in self._active:
             return
+        self._is_changed = True
         link = state.link(edge)
         name: Attributes = (("id", edge_id(link.key)),)
         where: Attributes = (("server.port", link.port),) if link.port else ()
         service = (("kernob.service", link.source.title),) if link.source.kind.value == "service" else ()
         if link.address:
-            where = (("server.address", link.address), *where)
+            where = (("server.address", link.host or link.address), *where)
         ends: Attributes = (
             *name,
             ("source", link.source.id),
@@ -176,6 +209,7 @@ class MapSeries:
         slot = self._edges.admit((*ends, *service, *where), since_unix_ns)
         self._edges.set(np.array([slot]), np.array([1]))
         self._active[edge] = slot
+        self._named[edge] = (edge_id(link.key), link.target.id)
         self._bases[edge] = state.totals[edge]
         directions: tuple[Attributes, ...] = (
             (("network.io.direction", "transmit"),),
@@ -191,42 +225,53 @@ class MapSeries:
         slot = self._active.pop(edge, None)
         if slot is None:
             return
+        self._is_changed = True
         self._edges.end(np.array([slot]))
         for at, (block, _) in enumerate(self._counters):
             block.end(self._slots[edge, [at]])
         self._peers.pop(edge, None)
+        name, target = self._named.pop(edge)
+        if self._scored.pop(edge, None):
+            self._edge_scores.set(name, {}, 0)
+            self._scored_into[target].discard(edge)
+            self._rescored.add(target)
+
+    @property
+    def active(self) -> Indices:
+        """Edges that stood after the last update."""
+        return self._stood
 
     def is_active(self, edge: int) -> bool:
         """Whether an edge's series stand."""
         return edge in self._active
 
-    def show_nodes(self, state: MapState, now_unix_ns: int) -> None:
-        """Has the nodes of the active edges stand."""
+    def show(self, state: MapState, announced: tuple[tuple[str, str, int], ...], now_unix_ns: int) -> None:
+        """Has nodes of the active edges stand, and what joins hosts: peers' addresses, our listeners."""
+        if not self._is_changed and state.version == self._nodes_at and announced == self._announced:
+            return
+        self._is_changed, self._nodes_at, self._announced = False, state.version, announced
+        self._show_nodes(state, now_unix_ns)
+        self._show_joins(state, now_unix_ns)
+
+    def _show_nodes(self, state: MapState, now_unix_ns: int) -> None:
         names = {end for edge in self._active for end in state.link(edge).key[:2]}
-        rows = [state.node(str(name)) for name in names]
-        self._nodes.show(
-            (
-                (
-                    ("id", row.id),
-                    ("title", row.title),
-                    ("subtitle", self._host if row.kind == "service" else row.node_class),
-                    ("kernob.node.class", row.node_class),
-                )
-                for row in rows
-            ),
-            now_unix_ns,
-        )
+        shown: list[Attributes] = []
+        for name in names:
+            row_id, kind, title, node_class = state.label(str(name))
+            subtitle = self._host if kind == "service" else node_class
+            shown.append(
+                (("id", row_id), ("title", title), ("subtitle", subtitle), ("kernob.node.class", node_class))
+            )
+        self._nodes.show(shown, now_unix_ns)
 
     def see_peer(self, edge: int, address: str) -> None:
         """Takes note of an address at the other end of an edge."""
         peers = self._peers.setdefault(edge, set())
         if address not in peers:
+            self._is_changed = True
             peers.add(address if len(peers) < _ADDRESSES_OF_EDGE else UNTOLD)
 
-    def show_joins(
-        self, state: MapState, announced: Iterable[tuple[str, str, int]], now_unix_ns: int
-    ) -> None:
-        """Has what joins hosts stand: peers' addresses of active edges, and our listeners."""
+    def _show_joins(self, state: MapState, now_unix_ns: int) -> None:
         addresses: list[Attributes] = []
         for edge, peers in self._peers.items():
             link = state.link(edge)
@@ -240,21 +285,27 @@ class MapSeries:
         self._listeners.show(
             [
                 (("kernob.service", service), ("network.local.address", address), ("server.port", port))
-                for service, address, port in list(announced)[:_LISTENERS_MOST]
+                for service, address, port in self._announced[:_LISTENERS_MOST]
             ],
             now_unix_ns,
         )
 
-    def show_scores(self, state: MapState, scores: Scores, now_unix_ns: int) -> None:
-        """Brings health up to date: each active edge's, and each node's worst."""
-        edges: dict[Attributes, float] = {}
-        nodes: dict[Attributes, float] = {}
-        for edge in self._active:
-            link = state.link(edge)
-            for dimension, score in scores(edge).items():
-                said = ("kernob.score.dimension", dimension)
-                edges[("id", edge_id(link.key)), said] = score
-                at: Attributes = (("id", link.target.id), said)
-                nodes[at] = min(score, nodes.get(at, 1.0))
-        self._edge_scores.show_values(edges, now_unix_ns)
-        self._node_scores.show_values(nodes, now_unix_ns)
+    def show_scores(self, scores: Scores, edges: Iterable[int], now_unix_ns: int) -> None:
+        """Brings the health of these edges up to date, and that of the nodes they lead to: the worst."""
+        for edge in edges:
+            if edge not in self._active:
+                continue
+            new = scores(edge)
+            if new != self._scored.get(edge, {}):
+                name, target = self._named[edge]
+                self._scored[edge] = new
+                self._edge_scores.set(name, new, now_unix_ns)
+                self._scored_into.setdefault(target, set()).add(edge)
+                self._rescored.add(target)
+        for target in self._rescored:
+            worst: dict[str, float] = {}
+            for edge in self._scored_into.get(target, ()):
+                for dimension, score in self._scored.get(edge, {}).items():
+                    worst[dimension] = min(score, worst.get(dimension, score))
+            self._node_scores.set(target, worst, now_unix_ns)
+        self._rescored.clear()

@@ -55,8 +55,8 @@ class _Node:
 class MapState:
     """See the module.
 
-    `most` bounds the edges; beyond it, and beyond a tenth of it for one source, new ones fold: `folded` says
-    how often.
+    `version` grows with every change of what there is and how it is called. `most` bounds the edges; beyond
+    it, and beyond a tenth of it for one source, new ones fold: `folded` says how often.
     """
 
     def __init__(self, most: int, fold: Callable[[Link], Link]) -> None:
@@ -77,6 +77,7 @@ class MapState:
         self._gone: list[EdgeKey] = []
         self._gone_nodes: list[str] = []
         self.folded = 0
+        self.version = 0
 
     def __len__(self) -> int:
         return len(self._index)
@@ -130,6 +131,7 @@ class MapState:
 
     def remove(self, edge: int) -> None:
         """Forgets an edge, and nodes that it leaves alone."""
+        self.version += 1
         link = self._links.pop(edge)
         del self._index[link.key]
         self._gone.append(link.key)
@@ -192,9 +194,10 @@ class MapState:
             for link in links
         )
 
-    def node(self, name: str) -> NodeRow:
-        """A node as it is shown."""
-        return self._node_row(self._nodes[name])
+    def label(self, name: str) -> tuple[str, str, str, str]:
+        """Id, kind, title and class of a node, as shown."""
+        node = self._nodes[name]
+        return name, node.node.kind.value, node.title, node.shown_class
 
     def first_seen_ns(self, name: str) -> int | None:
         """When a node was seen first; None for one that never was."""
@@ -209,7 +212,8 @@ class MapState:
             if ends[0] is None or ends[1] is None:
                 continue
             source, target = (_map_node(end) for end in ends if end is not None)
-            link = Link(source, target, row.port, PeerClass(row.edge_class), row.address)
+            host = target.title if target.kind is NodeKind.NAME else row.address
+            link = Link(source, target, row.port, PeerClass(row.edge_class), row.address, 0, host)
             edge = self._add(link, row.first_unix_ns)
             self.totals[edge] = (row.tx_bytes, row.rx_bytes, row.connections, row.failures)
             self.last_ns[edge] = self._written_ns[edge] = row.last_unix_ns
@@ -237,6 +241,7 @@ class MapState:
             for name in ("totals", "first_ns", "last_ns", "_written_ns"):
                 array: NDArray[Any] = getattr(self, name)
                 setattr(self, name, np.concatenate([array, np.zeros_like(array)]))
+        self.version += 1
         self._index[link.key], self._links[edge] = edge, link
         self._by_source[link.source.id] = self._by_source.get(link.source.id, 0) + 1
         if link.address:
@@ -260,6 +265,7 @@ class MapState:
 
     def _serve(self, link: Link) -> None:
         if link.serves:
+            self.version += 1
             self._nodes[link.target.id].ports.add(link.serves)
             self._dirty_nodes.add(link.target.id)
 

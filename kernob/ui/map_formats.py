@@ -7,6 +7,7 @@ In: a document of the agent or the store, whose strings may come from anybody. O
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Mapping
 from importlib import resources
@@ -70,19 +71,18 @@ class Graph:
 
 def graph_of(document: Mapping[str, Any]) -> Graph:
     """Reads a document. Raises ValueError where it is none."""
+    shown = functools.lru_cache(None)(lambda text: printable(str(text)))
     try:
         nodes = {}
         for row in document["nodes"]:
-            name = printable(str(row["id"]))
-            nodes[name] = Node(
-                name, str(row["kind"]), printable(str(row["title"])), printable(str(row["node_class"]))
-            )
+            name = shown(row["id"])
+            nodes[name] = Node(name, str(row["kind"]), shown(row["title"]), shown(row["node_class"]))
         wanted = [field.name for field in dataclasses.fields(Edge)]
         edges = []
         for row in document["edges"]:
             values = {name: row[name] for name in wanted if name in row}
             for name in ("source", "target", "edge_class", "address"):
-                values[name] = printable(str(values[name]))
+                values[name] = shown(values[name])
             edges.append(Edge(**values))
     except (KeyError, TypeError) as error:
         raise ValueError(f"this is no service map: {error}") from None
@@ -91,8 +91,8 @@ def graph_of(document: Mapping[str, Any]) -> Graph:
 
 def as_json(graph: Graph) -> str:
     """One document: nodes, edges."""
-    nodes = [dataclasses.asdict(node) for node in graph.nodes.values()]
-    edges = [dataclasses.asdict(edge) for edge in graph.edges]
+    nodes = [_fields(node) for node in graph.nodes.values()]
+    edges = [_fields(edge) for edge in graph.edges]
     return json.dumps({"nodes": nodes, "edges": edges}, indent=1) + "\n"
 
 
@@ -130,13 +130,17 @@ def as_html(graph: Graph) -> str:
     # "<" cannot end the script or begin a comment in it
     data = json.dumps(
         {
-            "nodes": [dataclasses.asdict(node) for node in graph.nodes.values()],
-            "edges": [dataclasses.asdict(edge) for edge in graph.edges],
+            "nodes": [_fields(node) for node in graph.nodes.values()],
+            "edges": [_fields(edge) for edge in graph.edges],
         }
     ).replace("<", "\\u003c")
     head, _, rest = page.partition("/*LIBRARY*/")
     middle, _, tail = rest.partition("/*DATA*/null")
     return f"{head}{library}{middle}{data}{tail}"
+
+
+def _fields(part: Node | Edge) -> dict[str, Any]:
+    return {name: getattr(part, name) for name in part.__slots__}
 
 
 def _quoted(text: str) -> str:

@@ -143,6 +143,7 @@ async function look({ dashboard, panel, results }) {
     checkOverrides(panel, shown, problems);
     checkTable(panel, shown, names, problems);
     checkNames(panel, numbers, name, problems);
+    checkNodeGraph(panel, shown, problems);
   }
   checkUnits(panel, problems);
   checkReducers(panel, problems);
@@ -198,12 +199,57 @@ function checkTable(panel, shown, names, problems) {
   }
 }
 
+// What the panel needs or it draws nothing: nodes and edges by their fields, ids once, every end a node.
+function checkNodeGraph(panel, shown, problems) {
+  if (panel.type !== 'nodeGraph') {
+    return;
+  }
+  const field = (frame, name) => frame.fields.find((each) => each.name === name);
+  const values = (found) => (found ? Array.from(Array.isArray(found.values) ? found.values : found.values.toArray()) : []);
+  const edges = shown.filter((frame) => field(frame, 'source') && field(frame, 'target'));
+  const nodes = shown.filter((frame) => field(frame, 'id') && !field(frame, 'source'));
+  if (nodes.length !== 1 || edges.length !== 1) {
+    problems.push(`${nodes.length} frames of nodes and ${edges.length} of edges`);
+    return;
+  }
+  const known = new Set(values(field(nodes[0], 'id')));
+  for (const frame of [...nodes, ...edges]) {
+    const ids = values(field(frame, 'id'));
+    if (new Set(ids).size < ids.length) {
+      problems.push('an id stands twice');
+    }
+  }
+  for (const end of ['source', 'target']) {
+    const lost = values(field(edges[0], end)).filter((id) => !known.has(id));
+    if (lost.length) {
+      problems.push(`${end} ${lost[0]} is no node`);
+    }
+  }
+  const types = { id: 'string', title: 'string', subtitle: 'string', arc__good: 'number', arc__bad: 'number' };
+  for (const [name, type] of Object.entries(types)) {
+    if (field(nodes[0], name)?.type !== type) {
+      problems.push(`${name} of nodes is ${field(nodes[0], name)?.type}, not ${type}`);
+    }
+  }
+  for (const [name, type] of Object.entries({ source: 'string', target: 'string', mainstat: 'string', thickness: 'number' })) {
+    if (field(edges[0], name)?.type !== type) {
+      problems.push(`${name} of edges is ${field(edges[0], name)?.type}, not ${type}`);
+    }
+  }
+  const good = values(field(nodes[0], 'arc__good'));
+  const bad = values(field(nodes[0], 'arc__bad'));
+  if (good.some((share, i) => !(share >= 0 && share <= 1 && Math.abs(share + bad[i] - 1) < 1e-6))) {
+    problems.push("a node's arcs are no whole");
+  }
+}
+
 function checkNames(panel, numbers, name, problems) {
   const shown = numbers.filter(({ field }) => field.type !== 'time').map(name);
   if (shown.some((text) => text.trim() === '')) {
     problems.push('a series has no name');
   }
-  if (panel.type !== 'table' && new Set(shown).size < shown.length) {
+  const oneFrame = panel.type !== 'table' && panel.type !== 'nodeGraph';
+  if (oneFrame && new Set(shown).size < shown.length) {
     problems.push(`two series have one name: ${shown.filter((text, i) => shown.indexOf(text) !== i)}`);
   }
 }

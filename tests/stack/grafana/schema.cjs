@@ -35,14 +35,18 @@ const TYPES = {
       };
       bargauge: g.SingleStatBaseOptions & { displayMode: g.BarGaugeDisplayMode; showUnfilled: boolean };
       table: { frameIndex: number; showHeader: boolean; sortBy?: g.TableSortByFieldState[] };
+      nodeGraph: { nodes?: { mainStatUnit?: string }; edges?: { mainStatUnit?: string } };
     };
-    type Custom = { timeseries: g.GraphFieldConfig; table: g.TableFieldOptions; stat: {}; bargauge: {} };`,
+    type Custom = {
+      timeseries: g.GraphFieldConfig; table: g.TableFieldOptions; stat: {}; bargauge: {}; nodeGraph: {};
+    };`,
   13: `
     import * as g from '@grafana/schema';
     import type * as dashboard from '@grafana/schema/dist/types/raw/dashboard/x/types.gen';
     import type * as timeseries from '@grafana/schema/dist/types/raw/composable/timeseries/panelcfg/x/types.gen';
     import type * as stat from '@grafana/schema/dist/types/raw/composable/stat/panelcfg/x/types.gen';
     import type * as bargauge from '@grafana/schema/dist/types/raw/composable/bargauge/panelcfg/x/types.gen';
+    import type * as nodegraph from '@grafana/schema/dist/types/raw/composable/nodegraph/panelcfg/x/types.gen';
     import type * as table from '@grafana/schema/dist/types/raw/composable/table/panelcfg/x/types.gen';
     type Dashboard = Omit<dashboard.Dashboard, 'panels' | 'templating'>;
     type Variable = dashboard.VariableModel;
@@ -50,8 +54,11 @@ const TYPES = {
     type Row = dashboard.RowPanel;
     type Options = {
       timeseries: timeseries.Options; stat: stat.Options; bargauge: bargauge.Options; table: table.Options;
+      nodeGraph: nodegraph.Options;
     };
-    type Custom = { timeseries: timeseries.FieldConfig; table: table.FieldConfig; stat: {}; bargauge: {} };`,
+    type Custom = {
+      timeseries: timeseries.FieldConfig; table: table.FieldConfig; stat: {}; bargauge: {}; nodeGraph: {};
+    };`,
 };
 
 // Enumerations as JSON has them, nothing required, null where a number may stand (the first threshold).

@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Service map: who talks to whom, on all hosts, and which of it fails.
+
+The panel wants two tables: nodes and edges, whose labels already have the names it reads (id, title, source),
+and numbers in fields of their own name, which calculateField's alias makes in every release.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from grafana_foundation_sdk.builders.dashboard import Dashboard
+from grafana_foundation_sdk.builders.nodegraph import Panel as NodeGraph
+from grafana_foundation_sdk.models.dashboard import DataTransformerConfig
+
+from grafana import frame, look
+from grafana.look import BAD, WARN, Column, Panel, Place, Text
+from grafana.query import HOST, dashed, for_each, select, total
+
+UID = "kernob-map"
+
+GRAPH, STAT, WIDE = Place(24, 20), Place(6, 4), Place(24, 12)
+CLASS = 'kernob_peer_class=~"$class"'
+EDGE = "host_name,source,target,server_port,kernob_peer_class,metrics_id"
+"""Labels of an edge that a table shows; what else it has may change while it is the same edge."""
+
+EMPTY = (
+    "nothing was seen, or vmalert does not evaluate its rules (rules/map.yaml makes the map of all hosts)."
+)
+
+
+def board() -> Dashboard:
+    """The dashboard."""
+    about = "Who talks to whom, discovered from connections: every service, destination and client."
+    new = frame.new(UID, "Service map", about, since="now-3h")
+    new.with_variable(frame.host("kernob_map_node")).with_variable(frame.peer_class())
+    for panel in _panels():
+        new.with_panel(panel)
+    return new
+
+
+def _panels() -> Iterator[Panel]:
+    yield from _glance()
+    yield _graph()
+    yield _table()
+    yield _new()
+
+
+# ---- pieces --------------------------------------------------------------------------------------
+
+
+def _edges() -> str:
+    """Edges seen in the range, once each: 1."""
+    seen = select("kernob:map:edge", HOST, CLASS)
+    return f"(topk(1, tlast_over_time({seen}[$__range])) by (id) * 0 + 1)"
+
+
+def _ends() -> str:
+    """Nodes at the ends of these edges, under their newest title: 1."""
+    seen = "(topk(1, tlast_over_time(kernob:map:node[$__range])) by (id) * 0 + 1)"
+    used = f'(label_copy({_edges()}, "source", "id") or label_copy({_edges()}, "target", "id"))'
+    return f"({seen} and on (id) {used})"
+
+
+def _of_edge(metric: str, *matchers: str) -> str:
+    """Growth of a counter in the range by edge, under the label that edges know it by."""
+    grown = total(select(metric, HOST, *matchers), ("host_name", "id"))
+    return f'label_move({grown}, "id", "metrics_id")'
+
+
+SENT = _of_edge("kernob_map_edge_io_bytes_total", 'network_io_direction="transmit"')
+RECEIVED = _of_edge("kernob_map_edge_io_bytes_total", 'network_io_direction="receive"')
+BYTES = _of_edge("kernob_map_edge_io_bytes_total")
+CONNECTIONS = _of_edge("kernob_map_edge_connections_total")
+FAILURES = _of_edge("kernob_map_edge_failures_total")
+
+
+def _on(edges: str, figure: str) -> str:
+    """`figure` of each of the `edges`, 0 where it has none."""
+    return f"({edges} * on (host_name,metrics_id) group_left () {figure} or {edges} * 0)"
+
+
+# ---- panels --------------------------------------------------------------------------------------
+
+
+def _glance() -> Iterator[Panel]:
+    for title, says, query in (
+        ("Nodes", "Services, destinations and clients seen in the range on the screen.", _ends()),
+        ("Edges", "Who connects to whom, on which port, in the range on the screen.", _edges()),
+    ):
+        yield look.stat(
+            Text(title, says, EMPTY, "none"), look.COUNT, STAT, look.at_end(f"count({query})", title)
+        )
+    text = Text(
+        "Failing edges", "Edges on which more than a twentieth of all attempts failed.", EMPTY, "none"
+    )
+    share = f"{_on(_edges(), FAILURES)} / {_on(_edges(), CONNECTIONS)}"
+    failing = look.at_end(f"count({share} > 0.05) or 0 * count({_edges()})", text.title)
+    yield look.stat(text, look.COUNT, STAT, failing).thresholds(look.thresholds({1.0: WARN}))
+    text = Text(
+        "New destinations",
+        "Destinations that services never talked to before, in the last hour, and nobody accepted.",
+        EMPTY,
+        "none",
+    )
+    new = look.at_end(f"count({_recent('1h')} > time() - 3600) or 0 * count({_edges()})", text.title)
+    yield look.stat(text, look.COUNT, STAT, new).thresholds(look.thresholds({1.0: WARN}))
+
+
+def _graph() -> NodeGraph:
+    text = Text(
+        "Service map",
+        "An arrow leads from who connects to who answers. A node's ring is the share of connections to it "
+        "that did not fail; an edge is as thick as it is busy, and red where more than a twentieth "
+        "failed. On the edge: its port, kB a second. A click leads to the connections behind it.",
+        EMPTY,
+    )
+    calls, failed = _on("e", "c"), _on("e", "f")
+    bad = f"sum by (target) ({failed}) / sum by (target) ({calls})"
+    health = f'1 - label_move({bad}, "target", "id")'
+    nodes = (
+        f"WITH (e = {_edges()}, n = {_ends()}, c = {CONNECTIONS}, f = {FAILURES}, h = {health}) "
+        "label_copy((n * on (id) group_left () h) or n, "
+        '"kernob_node_class", "detail__class")'
+    )
+    rate = f"{_on('e', BYTES)} / $__range"
+    shares = f"{failed} / ({calls} > 0)"
+    told = 'label_set({0}, "color", "{1}")'
+    width = (
+        "(" + told.format("(w and on (id) (s > 0.05))", "red") + " or "
+        + told.format("(w unless on (id) (s > 0.05))", "gray") + ")"
+    )  # fmt: skip
+    amount = 'count_values("secondarystat", round(r / 1000, 0.1)) by (id)'
+    edges = (
+        f"WITH (e0 = {_edges()}, n = {_ends()}, "
+        'e = e0 and on (source) label_copy(n, "id", "source") and on (target) label_copy(n, "id", "target"), '
+        f"c = {CONNECTIONS}, f = {FAILURES}, r = {rate}, s = {shares}, w = clamp(log10(r + 1) * 1.5, 1, 9), "
+        f"a = {amount}) "
+        f"label_copy({width} * on (id) group_left (secondarystat) "
+        'label_join(label_set(a, "kb", "kB/s"), "secondarystat", " ", "secondarystat", "kb"), '
+        '"server_port", "mainstat")'
+    )
+    panel = look.node_graph(text, GRAPH, look.rows(nodes, "A"), look.rows(edges, "B"))
+    for left, operator, right, alias in (
+        ("Value #A", "*", "1", "arc__good"),
+        ("1", "-", "Value #A", "arc__bad"),
+        ("Value #B", "*", "1", "thickness"),
+    ):
+        panel.with_transformation(_number(left, operator, right, alias))
+    panel.override_by_name(*look.color_of("arc__good", look.CALM))
+    panel.override_by_name(*look.color_of("arc__bad", look.BAD))
+    service = frame.filtered("kernob-tcp", "service", "kernob_service", "host")
+    there = frame.filtered("kernob-tcp", "destination", "server_address", "host")
+    panel.override_by_name(*look.link_of("kernob_service", "What becomes of its connections", service))
+    return panel.override_by_name(*look.link_of("server_address", "Connections to this destination", there))
+
+
+def _number(left: str, operator: str, right: str, alias: str) -> DataTransformerConfig:
+    """A field of its own name out of a query's value; frames without that value stay as they are."""
+    binary = {"left": left, "operator": operator, "right": right, "reducer": "sum"}
+    options = {"mode": "binary", "alias": alias, "binary": binary, "replaceFields": False}
+    return DataTransformerConfig(id_val="calculateField", options=options)
+
+
+def _table() -> Panel:
+    text = Text(
+        "Edges by traffic",
+        "The edges with most bytes in the range on the screen, and how many of their connections failed.",
+        EMPTY,
+        "none",
+    )
+    edges = f"group by ({EDGE}) ({_edges()})"
+    worst = f"topk(100, {_on(edges, BYTES)})"
+    columns = (
+        Column("source", "From"),
+        Column("target", "To"),
+        Column("server_port", "Port", width=70),
+        Column("kernob_peer_class", "Class", width=90),
+        Column("Value #A", "Bytes", look.BYTES, 90, sorted=True),
+        Column("Value #B", "Sent", look.BYTES, 90),
+        Column("Value #C", "Received", look.BYTES, 90),
+        Column("Value #D", "Connections", look.COUNT, 110),
+        Column("Value #E", "Failed", look.COUNT, 80, levels={1.0: BAD}),
+        Column("host_name", "Host", width=90),
+    )
+    queries = [look.rows(dashed(worst, "server_port"), "A")]
+    for ref, figure in (("B", SENT), ("C", RECEIVED), ("D", CONNECTIONS), ("E", FAILURES)):
+        queries.append(look.rows(dashed(for_each(worst, _on(edges, figure)), "server_port"), ref))
+    return look.table(text, WIDE, columns, *queries)
+
+
+def _recent(window: str) -> str:
+    """When destinations that are new were seen first."""
+    new = select("kernob_destination_first_seen_seconds", HOST, 'kernob_destination_state="new"')
+    return f"last_over_time({new}[{window}])"
+
+
+def _new() -> Panel:
+    text = Text(
+        "New destinations of the week",
+        "What services never talked to before, the newest first. As it should be: `kernob destinations "
+        "accept`.",
+        "no service talked to anybody new after its first day, or all of it was accepted.",
+        "nothing new",
+    )
+    columns = (
+        Column("Value", "First seen", "time:YYYY-MM-DD HH:mm:ss", 190, sorted=True),
+        Column("kernob_service", "Service"),
+        Column("server_address", "Destination"),
+        Column("server_port", "Port", width=70),
+        Column("host_name", "Host", width=90),
+    )
+    latest = f"topk(50, {_recent('$__range')}) * 1000"
+    return look.table(text, WIDE, columns, look.rows(dashed(latest, "server_address", "server_port")))

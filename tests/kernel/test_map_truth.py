@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The service map against the declared truth: real services, every edge, none missing, none extra."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import PROGRAM, environment, running_agent, wait_until
+from topology import CLIENTS, SERVERS, Topology, built
+
+LIMIT_S = 60.0
+
+
+def show(directory: Path, *arguments: str) -> dict[str, Any]:
+    """`kernob map` as JSON, of the agent or the store under `directory`."""
+    done = subprocess.run(
+        [*PROGRAM, "map", "--since", "1h", "--format", "json", *arguments],
+        env=environment(socket=directory / "run" / "agent.sock", state_dir=directory / "state"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout))
+
+
+def edges(directory: Path, topology: Topology) -> set[tuple[str, str, int]]:
+    """The edges that touch a service of the topology, under the names its truth has."""
+    prefix = f"{os.uname().nodename}/{topology.mark}-"
+    found = {(e["source"], e["target"], e["port"]) for e in show(directory)["edges"]}
+    mine = {e for e in found if prefix in e[0] or prefix in e[1]}
+    return {(a.removeprefix(prefix), b.removeprefix(prefix), port) for a, b, port in mine}
+
+
+def first_seen(directory: Path, topology: Topology) -> dict[tuple[str, str, int], int]:
+    """When each of these edges was seen first."""
+    rows = show(directory)["edges"]
+    mine = [e for e in rows if topology.mark in e["source"] or topology.mark in e["target"]]
+    return {(e["source"], e["target"], e["port"]): e["first_unix_ns"] for e in mine}
+
+
+def until_true(directory: Path, topology: Topology) -> None:
+    """Wait for the map to have every edge of the truth; then it must have no other."""
+    missing: set[tuple[str, str, int]] = set()
+
+    def complete() -> bool:
+        missing.clear()
+        missing.update(topology.truth() - edges(directory, topology))
+        return not missing
+
+    try:
+        wait_until(complete, "the map to be complete", LIMIT_S)
+    except pytest.fail.Exception:
+        extra = edges(directory, topology) - topology.truth()
+        pytest.fail(f"missing: {sorted(missing)}; extra: {sorted(extra)}")
+    assert edges(directory, topology) == topology.truth()
+
+
+def test_the_map_is_the_truth_through_restarts_of_everything(agents: Path) -> None:
+    """14 services in 5 namespaces; again after each was restarted, and after the agent was."""
+    directory = agents / "map-truth"
+    (directory / "topology").mkdir(parents=True)
+    with built(directory / "topology") as topology:
+        with running_agent(directory) as agent:
+            for name in (*SERVERS, *CLIENTS):
+                topology.start(name)
+            for _ in range(3):
+                topology.start("job")
+                topology.running.pop("job").wait(30)
+            until_true(directory, topology)
+            for name in (*SERVERS, *CLIENTS):
+                topology.stop(name)
+                topology.start(name)
+            agent.wait_exports(6)
+            until_true(directory, topology)
+            before = first_seen(directory, topology)
+        assert edges(directory, topology) == topology.truth()  # out of the store
+        with running_agent(directory) as agent:
+            agent.wait_exports(6)
+            until_true(directory, topology)
+            assert first_seen(directory, topology) == before

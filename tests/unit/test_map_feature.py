@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""features.map with an injected clock: a day of restarts, short-lived clients and refusals is the truth."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from kernob.config import Settings
+from kernob.features.feature import Tick
+from kernob.features.map import Map
+from kernob.features.places import PlaceWatch
+from kernob.kernel.listening import ListeningSocket, Namespaces
+from kernob.model import Event, Fate, Outcome, ProcessInfo, ProcessKey
+from kernob.probes import tcp
+from kernob.probes.traffic import TrafficRows
+from kernob.state.connections import ConnectionState, TcpCaps
+from kernob.state.known import Known
+from kernob.state.map_series import EDGE
+from kernob.state.series import SeriesStore
+from tests.unit.records import closed, fates, flow_key, live
+
+NETNS = 4026531840
+S = 10**9
+BEGIN_NS = 1_800_000_000 * S
+TICK_S = 60
+HOUR = 3600 // TICK_S
+OURS = frozenset({"127.0.0.1", "10.0.0.5"})
+
+
+class Proc:
+    """Who listens, in the place of /proc."""
+
+    def __init__(self) -> None:
+        self.sockets: dict[int, tuple[ListeningSocket, int]] = {}
+
+    def listen(self, pid: int, address: str, port: int) -> None:
+        inode = len(self.sockets) + 1000 * port + pid
+        self.sockets = {i: s for i, s in self.sockets.items() if s[0].port != port}
+        self.sockets[inode] = ListeningSocket(NETNS, address, port, inode), pid
+
+    def close(self, port: int) -> None:
+        self.sockets = {i: s for i, s in self.sockets.items() if s[0].port != port}
+
+    def read(self) -> Namespaces:
+        sockets = tuple(socket for socket, _ in self.sockets.values())
+        return Namespaces(sockets, {NETNS: OURS}, frozenset({"10.0.0.5"}), NETNS)
+
+    def holders(self, inodes: Collection[int]) -> dict[int, int]:
+        return {inode: self.sockets[inode][1] for inode in inodes}
+
+    def command_line(self, _pid: int) -> tuple[str, ...]:
+        return ()
+
+    def map(self, _name: str) -> Proc:
+        """The kernel side's listeners, as the map that tells whether anything changed."""
+        return SimpleNamespace(read=lambda: (np.array(sorted(self.sockets)), np.zeros(1)))  # type: ignore[return-value]
+
+
+class World:
+    """One host; processes are named by `services`."""
+
+    def __init__(self, directory: Path, **settings: Any) -> None:
+        self.proc = Proc()
+        self.services: dict[int, str] = {}
+        self.store = SeriesStore()
+        self.known = Known(self._resolve)
+        self.connections = ConnectionState(self.store, tcp.SPECS, TcpCaps(1000, 100_000, 100), self.known)
+        self.known.keep(self.connections)
+        places = PlaceWatch(self.proc, self.proc, lambda pid: self.services[pid])  # type: ignore[arg-type]
+        chosen = dataclasses.replace(
+            Settings(), state_dir=directory, resource_attributes=(("host.name", "vm"),), **settings
+        )
+        self.map = Map(chosen, self.store, self.known, self.connections, places)
+        self.now_s = 0
+        self.events: list[Event] = []
+
+    def _resolve(self, key: ProcessKey) -> ProcessInfo:
+        return ProcessInfo(key, self.services[key.pid], "", service=self.services[key.pid], netns=NETNS)
+
+    def tick(self, flows: list[tuple[bytes, int, int]], facts: list[Any], seconds: int = TICK_S) -> None:
+        """One tick: bytes of closed connections, and what became of connections."""
+        self.now_s += seconds
+        keys, values = closed(*flows)
+        sockets = live()
+        growth = self.known.flows.update(keys, values, sockets, self.now_s)
+        self.known.learn()
+        now_ns = BEGIN_NS + self.now_s * S
+        since_ns = now_ns - seconds * S
+        nothing = np.zeros(0, np.dtype([("flow", keys.dtype), ("kind", "u1")]))
+        self.connections.update(fates(*facts), (nothing, np.zeros(0)), sockets, since_ns)
+        rows = TrafficRows(keys, values, sockets, sockets, sockets)
+        self.map.tick(Tick(self.proc, rows, growth, self.now_s, now_ns, since_ns, None))  # type: ignore[arg-type]
+        self.events += self.map.events()
+        self.known.sweep(self.now_s, lambda _process: None)
+        self.known.processes.mark_ended(
+            [p.key for p in self.known.processes.alive() if p.key.pid not in self.services]
+        )
+
+    def edges(self) -> set[tuple[str, str, int]]:
+        rows = self.map.reports()["map"]({})["edges"]
+        return {(row["source"], row["target"], row["port"]) for row in rows}
+
+
+def connection(key: bytes, outcome: Outcome = Outcome.OK) -> tuple[bytes, int, int, int, int, int]:
+    return key, Fate.CONNECTION, outcome, 0, 0, 1
+
+
+def both_ends(
+    client: int, server: int, port: int, address: str = "127.0.0.1"
+) -> list[tuple[bytes, int, int]]:
+    """A connection within the host: the client's flow and the server's."""
+    return [
+        (flow_key(client, address, port), 100, 300),
+        (flow_key(server, address, port, role=2, local=address), 300, 100),
+    ]
+
+
+TRUTH = {
+    ("vm/app", "vm/redis", 6379),
+    ("vm/curl", "vm/app", 80),
+    ("vm/app", "ip/192.0.2.1", 443),
+    ("clients/external", "vm/app", 80),
+}
+
+
+def test_a_day_of_restarts_is_the_truth(tmp_path: Path) -> None:
+    """Each hour both servers restart with new PIDs, clients are refused meanwhile, each minute curl runs."""
+    world = World(tmp_path)
+    app, redis, curl = 100, 50_000, 1_000
+    moved = 0
+    for minute in range(26 * HOUR):
+        if minute % HOUR == 0:
+            world.services.pop(app, None)
+            app, redis = app + 1, redis + 1
+            world.services |= {app: "app", redis: "redis"}
+            world.proc.listen(app, "0.0.0.0", 80)
+            world.proc.close(6379)
+        if minute % HOUR == 1:
+            world.proc.listen(redis, "127.0.0.1", 6379)
+        world.services.pop(curl, None)
+        curl += 1
+        world.services[curl] = "curl"
+        up = minute % HOUR != 0 or minute == 0
+        if minute == 0:
+            world.proc.listen(redis, "127.0.0.1", 6379)
+        asked = both_ends(app, redis, 6379) if up else []
+        moved += 100 if up else 0
+        outside = [(flow_key(app, "192.0.2.1", 443), 10, 20)]
+        outside.append((flow_key(app, f"198.51.100.{minute % 250}", 80, role=2, local="10.0.0.5"), 7, 5))
+        outcome = Outcome.OK if up else Outcome.REFUSED
+        facts = [connection(flow_key(app, "127.0.0.1", 6379), outcome)]
+        world.tick([*asked, *both_ends(curl, app, 80, "10.0.0.5"), *outside], facts)
+        assert world.edges() == TRUTH, minute
+    rows = {(r["source"], r["target"]): r for r in world.map.reports()["map"]({})["edges"]}
+    assert rows["vm/app", "vm/redis"]["tx_bytes"] == moved
+    assert rows["vm/app", "vm/redis"]["connections"] == 26 * HOUR
+    assert rows["vm/app", "vm/redis"]["failures"] == 25
+    assert rows["clients/external", "vm/app"]["rx_bytes"] == 7 * 26 * HOUR  # the acceptor's, mirrored
+    told = [(event.service, event.port, dict(event.details)) for event in world.events]
+    assert sorted(told, key=str) == [
+        ("app", 443, {"kernob.learning": True}),
+        ("app", 6379, {"kernob.learning": True}),
+        ("curl", 80, {"kernob.learning": True}),
+    ]
+    world.tick([(flow_key(app, "192.0.2.99", 443), 1, 1)], [])
+    assert dict(world.events[-1].details) == {"kernob.learning": False}
+
+
+def test_a_service_that_starts_late_takes_over_its_address(tmp_path: Path) -> None:
+    """Refused before anybody ever listened there: an edge to the address, until there is a service."""
+    world = World(tmp_path)
+    world.services |= {1: "app", 2: "redis"}
+    key = flow_key(1, "127.0.0.1", 6379)
+    world.tick([], [connection(key, Outcome.REFUSED)])
+    assert world.edges() == {("vm/app", "vm/ip/127.0.0.1", 6379)}
+    world.proc.listen(2, "127.0.0.1", 6379)
+    world.tick(both_ends(1, 2, 6379), [connection(key)])
+    assert world.edges() == {("vm/app", "vm/redis", 6379)}
+    (row,) = world.map.reports()["map"]({})["edges"]
+    assert (row["connections"], row["failures"], row["tx_bytes"]) == (2, 1, 100)
+
+
+def test_another_service_on_the_same_port_is_another_edge(tmp_path: Path) -> None:
+    """The client's process and its flow go on; whom it reaches has changed."""
+    world = World(tmp_path)
+    world.services |= {1: "app", 2: "redis", 3: "valkey"}
+    world.proc.listen(2, "127.0.0.1", 6379)
+    world.tick(both_ends(1, 2, 6379), [])
+    world.proc.listen(3, "127.0.0.1", 6379)
+    world.tick(both_ends(1, 3, 6379), [])
+    assert world.edges() == {("vm/app", "vm/redis", 6379), ("vm/app", "vm/valkey", 6379)}
+
+
+def test_what_was_forgotten_is_new_again(tmp_path: Path) -> None:
+    """Also where the same process goes on with the same flow."""
+    world = World(tmp_path)
+    world.services[1] = "app"
+    key = flow_key(1, "192.0.2.1", 443)
+    world.tick([(key, 1, 1)], [])
+    world.tick([(key, 1, 1)], [])
+    assert len(world.events) == 1
+    words = {"do": "forget", "service": "app", "destination": "192.0.2.1"}
+    assert world.map.reports()["destinations"](words) == {"changed": 1, "matched": 1}
+    world.tick([(key, 1, 1)], [])
+    world.tick([(key, 1, 1)], [])
+    assert len(world.events) == 2
+
+
+def test_a_quarter_of_an_hour_without_traffic_ends_the_series_not_the_memory(tmp_path: Path) -> None:
+    """The edge is exported no more, and begins anew when it is seen again; its totals go on."""
+    world = World(tmp_path)
+    world.services[1] = "app"
+    key = flow_key(1, "192.0.2.1", 443)
+    world.tick([(key, 10, 20)], [])
+    block = world.store.block(EDGE)
+    assert len(block) == 1
+    world.store.acknowledge(world.store.batch(1))
+    world.tick([], [], seconds=1000)
+    world.store.acknowledge(world.store.batch(2))
+    assert len(block) == 0
+    world.tick([(key, 10, 20)], [])
+    assert len(block) == 1
+    (row,) = world.map.reports()["map"]({})["edges"]
+    assert row["tx_bytes"] == 20
