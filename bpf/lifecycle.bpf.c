@@ -6,9 +6,9 @@
  * parent's: sched_process_fork, sched_process_exec, sched_process_exit.
  *
  * Threads are no processes: a fork with pid != tgid is left out, and a process ends with its last thread
- * (signal->live is 0), with the code that its parent is told. Counts are exact. Events are only told where the
- * end means failure, or where user space asks for more, and never more than a CPU's budget of them.
- * Cost: see benchmarks/README.md.
+ * (signal->live is 0), with the code that its parent is told. Counts are exact. Events are only told where
+ * the end means failure, or where user space asks for more, and never more than a CPU's budget of them. Cost:
+ * see benchmarks/README.md.
  *
  * Blind spots: kernel threads; the command line beyond ARGS_LEN bytes, and of a process whose first page of
  * arguments is not resident; a process older than the agent is known as /proc had it when the agent started.
@@ -27,13 +27,14 @@
 BPF_TABLE("hash", u32, struct life, lives, 1024);
 
 /*
- * images: a program and where it runs, by hash. Inserted at its first sight, as far as the budget for new ones
- * goes, deleted by user space when it has not been seen for a while. When full, or beyond the budget,
+ * images: a program and where it runs, by hash. Inserted at its first sight, as far as the budget for new
+ * ones goes, deleted by user space when it has not been seen for a while. When full, or beyond the budget,
  * LOSS_IMAGES_FULL, and what it does counts for image 0.
  */
 BPF_TABLE("hash", u64, struct proc_val, images, 1024);
 
-/* turns: how often what happened. Swapped and drained by user space like flows. When full, LOSS_TURNS_FULL. */
+/* turns: how often what happened. Swapped and drained by user space like flows. When full, LOSS_TURNS_FULL.
+ */
 BPF_TABLE("hash", struct turn_key, u64, turns_idle, 1024);
 BPF_ARRAY_OF_MAPS(turns, "turns_idle", 1);
 
@@ -41,8 +42,8 @@ BPF_ARRAY_OF_MAPS(turns, "turns_idle", 1);
 BPF_ARRAY(turn_totals, u64, TOTAL_MAX);
 
 /*
- * settled: tgid -> its fork_ns, of processes that have lived a second without exec and were counted as started
- * for it. Inserted by user space, deleted at exec or exit, or by user space where it came too late.
+ * settled: tgid -> its fork_ns, of processes that have lived a second without exec and were counted as
+ * started for it. Inserted by user space, deleted at exec or exit, or by user space where it came too late.
  */
 BPF_TABLE("hash", u32, u64, settled, 1024);
 
@@ -285,8 +286,8 @@ static __always_inline int on_exec(u64 task, const int direct)
 }
 
 /*
- * Whether an end means that something went wrong. As for systemd, SIGHUP, SIGINT, SIGPIPE and SIGTERM are a way
- * of being asked to end; a program that ends by itself for them says so by 128 + the signal.
+ * Whether an end means that something went wrong. As for systemd, SIGHUP, SIGINT, SIGPIPE and SIGTERM are a
+ * way of being asked to end; a program that ends by itself for them says so by 128 + the signal.
  */
 static __always_inline int has_failed(u32 code)
 {

@@ -333,15 +333,16 @@ struct crash_key {
 #define CRASH_CODES 4
 struct crash_val {
     u64 image;
-    u64 restarts;   /* failed lives that began after another one had failed */
-    u64 failures;   /* ends with a code or by a signal that means failure */
-    u64 successes;  /* other ends */
-    u64 last_ns;    /* of failures */
-    u64 life_ns;    /* sum over failures */
-    u64 siblings;   /* children of the same parent that have ended since it is known, by last_ns, this one too */
-    u64 siblings_before; /* by the first failure, this one not */
-    u32 tgid;       /* the last one */
-    u32 forked;     /* 1: it never called exec */
+    u64 restarts;  /* failed lives that began after another one had failed */
+    u64 failures;  /* ends with a code or by a signal that means failure */
+    u64 successes; /* other ends */
+    u64 last_ns;   /* of failures */
+    u64 life_ns;   /* sum over failures */
+    u64 siblings;  /* children of the same parent that have ended since it is known, by last_ns, this one too
+                    */
+    u64 siblings_before;    /* by the first failure, this one not */
+    u32 tgid;               /* the last one */
+    u32 forked;             /* 1: it never called exec */
     u32 codes[CRASH_CODES]; /* as in turn_key, the first few that were seen */
     u32 counts[CRASH_CODES];
 };
@@ -366,7 +367,13 @@ struct life_event {
 };
 
 /* Indices of the options array: what user space may switch on. */
-enum option { OPTION_CONNECTION_EVENTS, OPTION_FORK_EVENTS, OPTION_EXEC_EVENTS, OPTION_EXIT_EVENTS, OPTION_MAX };
+enum option {
+    OPTION_CONNECTION_EVENTS,
+    OPTION_FORK_EVENTS,
+    OPTION_EXEC_EVENTS,
+    OPTION_EXIT_EVENTS,
+    OPTION_MAX
+};
 
 _Static_assert(sizeof(struct proc_key) == 12, "proc_key");
 _Static_assert(sizeof(struct flow_key) == 52, "flow_key");

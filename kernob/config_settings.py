@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
+from kernob.config_lifecycle import LIFECYCLE_SETTINGS
 from kernob.config_otel import DEFAULT_SERVICE_NAME, LOGS_DEFAULT, OtlpSettings
 from kernob.config_values import (
     SOCKET_PATH,
@@ -37,7 +38,6 @@ _STRATEGIES = (
     "cgroup_skb",
     "btf",
 )
-_LIFE_EVENTS = ("failures", "exits", "execs", "forks")
 WINDOW_MAX_S = 3600.0
 _DIMENSIONS = ("reliability", "latency", "stability", "packet_health", "responsiveness")
 _THRESHOLDS = ("latency_good", "latency_bad", "latency_slack_ms", "loss_good", "loss_bad")
@@ -207,46 +207,7 @@ KERNOB_SETTINGS = (
         Number(0.1, 3600, "a number of seconds"),
         "seconds after which a thread that is still in one of these calls is said to be blocked",
     ),
-    Setting("KERNOB_LIFECYCLE", "lifecycle", Flag(), "whether starts and ends of processes are counted"),
-    Setting(
-        "KERNOB_LIFECYCLE_EVENTS",
-        "lifecycle_events",
-        Words("|".join(_LIFE_EVENTS), ", ".join(_LIFE_EVENTS)),
-        "what is told one by one: failures only, or also every exit, exec or fork",
-    ),
-    Setting(
-        "KERNOB_COMMAND_LINES",
-        "command_lines",
-        Word(("on", "off", "mask")),
-        "whether events carry command lines: as they are, not at all, or without what looks like a secret",
-    ),
-    Setting(
-        "KERNOB_COMMAND_LINE_MASKS",
-        "command_line_masks",
-        Words(r"[\w*?.-]{1,64}", "option or variable names (* and ? allowed)"),
-        "options and variables whose values are masked besides the usual ones",
-    ),
-    Setting(
-        "KERNOB_CRASH_LOOP_RESTARTS",
-        "crash_loop_restarts",
-        Number(2, 1000, "a whole number of restarts", whole=True),
-        "so many restarts within the window, each ending in a failure, are a crash loop",
-    ),
-    Setting(
-        "KERNOB_CRASH_LOOP_WINDOW",
-        "crash_loop_window_s",
-        Number(5, 3600, "a number of seconds"),
-        "over which restarts are counted; a loop is over when nothing failed for so long",
-    ),
-    Setting(
-        "KERNOB_MAX_LIFECYCLE_SERIES",
-        "max_lifecycle_series",
-        _series("series"),
-        "kernob.process.starts and .exits each, likewise",
-    ),
-    Setting(
-        "KERNOB_MAX_LIVES", "max_lives", _entries("processes"), "capacity of the map of living processes"
-    ),
+    *LIFECYCLE_SETTINGS,
     Setting("KERNOB_MAX_SOCKETS", "max_sockets", _entries("sockets"), "capacity of the map of sockets"),
     Setting("KERNOB_MAX_FLOWS", "max_flows", _entries("flows"), "capacity of the map of flows"),
     Setting(
