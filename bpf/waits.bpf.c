@@ -11,7 +11,8 @@
  *   ppoll        sys_enter_ppoll, sys_exit_ppoll             (the kernel overwrites the timeout, so it is
  * timed) select       sys_enter_x, sys_exit_x of select, pselect6 (likewise; and the set of descriptors) Only
  * an exit with result 0, which means that nothing came in time, goes any further: the sockets behind the
- * descriptors that were waited on for input are looked up, at most 96. Cost: see benchmarks/README.md.
+ * descriptors that were waited on for input are looked up, at most 96 (select: all 1024). Cost: see
+ * benchmarks/README.md.
  *
  * Blind spots: the 97th descriptor and later; epoll within epoll; io_uring's own timeouts; 32-bit programs.
  */
@@ -20,7 +21,7 @@
 #define WAIT_DESCRIPTORS 96
 #define EPOLL_DEPTH      16                          /* a red-black tree of 96 nodes is at most 13 deep */
 #define WAIT_IN          (0x1 | 0x2 | 0x40 | 0x2000) /* POLLIN, POLLPRI, POLLRDNORM, POLLRDHUP; as in epoll */
-#define SELECT_WORDS     2
+#define SELECT_WORDS     16                          /* FD_SETSIZE: 1024 descriptors */
 
 #if defined(__TARGET_ARCH_arm64) || defined(KERNOB_ARCH_ARM64)
 #define OFF_REGS_ARG1 272 /* pt_regs.orig_x0 */
@@ -178,8 +179,11 @@ static __always_inline int begin_timed(u64 timeout, u64 set, u64 count)
 
     if (!timeout)
         return 0;
-    if (set && count) /* the kernel's sets are whole words */
-        bpf_probe_read_user(wait.read, count > 64 ? 16 : 8, (void *)set);
+    for (u32 word = 0; word < SELECT_WORDS; word++) { /* the kernel reads whole words, too */
+        if (!set || 64 * word >= count)
+            break;
+        bpf_probe_read_user(&wait.read[word], 8, (void *)(set + 8 * word));
+    }
     timed_waits.update(&thread, &wait);
     return 0;
 }
@@ -222,7 +226,7 @@ int tp__select_exit(u64 *ctx)
 
     if (!end_timed(ctx[2], &wait))
         return 0;
-    for (u32 fd = 0; fd < WAIT_DESCRIPTORS; fd++)
+    for (u32 fd = 0; fd < 64 * SELECT_WORDS; fd++) /* a second bound is more than the verifier can follow */
         if (wait.read[fd >> 6] >> (fd & 63) & 1)
             charge_wait(file_of(fd), wait.began_ns);
     return 0;

@@ -103,7 +103,8 @@ class Column:
     """One column: `source` is the label, or "Value #A" of query A ("Value" where there is but one query).
 
     `gauge` draws the number as a bar from 0 to 1, `levels` colour its text, `words` stand for numbers,
-    `link` is where a click on a cell leads to. At most one column of a table is `sorted` (largest first).
+    `link` is where a click on a cell leads to. At most one column of a table is `sorted` (largest first), or
+    `lowest_first`.
     """
 
     source: str
@@ -115,6 +116,7 @@ class Column:
     words: Mapping[str, tuple[str, str]] | None = None
     link: tuple[str, str] | None = None
     sorted: bool = False
+    lowest_first: bool = False
 
     def properties(self) -> list[_Property]:
         """What the override of this column's field sets."""
@@ -217,8 +219,8 @@ def table(text: Text, place: Place, columns: Sequence[Column], *queries: Dataque
     for column in columns:
         panel.override_by_name(column.title, [property_.build() for property_ in column.properties()])
     for column in columns:
-        if column.sorted:
-            order = common.TableSortByFieldState().display_name(column.title).desc(True)
+        if column.sorted or column.lowest_first:
+            order = common.TableSortByFieldState().display_name(column.title).desc(column.sorted)
             panel.sort_by([order])
     return panel
 

@@ -170,7 +170,7 @@ class Pipeline:
         self._names.configure(self._network.names)
         if self._network.classes:
             self._traffic.known.classify_by(self._network.class_of)
-        self.scores = Scores(settings, self.store, self._traffic.known, self._tcp)
+        self.scores = Scores(settings, self.store, self._traffic.known, self._tcp, kept)
         self._syscalls = Syscalls(settings, self.store, self._traffic.known.processes)
         lives = Lifecycle(settings, self.store, self._proc, self._named, on_events)
         first = (self._names, wire, self._tcp, self.scores, self._syscalls)

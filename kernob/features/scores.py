@@ -28,6 +28,7 @@ from kernob.state.capped import CappedCounters
 from kernob.state.dependencies import Dependencies
 from kernob.state.destinations import OTHER
 from kernob.state.known import Known
+from kernob.state.score_memory import ScoreMemory
 from kernob.state.score_series import (
     DESTINATION_SCORE,
     FAILING_NOW,
@@ -41,6 +42,7 @@ from kernob.state.score_series import (
 )
 from kernob.state.score_windows import Column, Sums, Timed
 from kernob.state.series import SeriesStore
+from kernob.state.store import Store
 
 _BASELINE_TURNS = 6
 """Baselines move within hours: each tick looks at a sixth of them."""
@@ -49,7 +51,10 @@ _BASELINE_TURNS = 6
 class Scores(Feature):
     """One for the life of the agent; does nothing where switched off."""
 
-    def __init__(self, settings: Settings, store: SeriesStore, known: Known, tcp: Tcp) -> None:
+    def __init__(
+        self, settings: Settings, store: SeriesStore, known: Known, tcp: Tcp, kept: Store | None = None
+    ) -> None:
+        """`kept` outlives a restart."""
         self._on = settings.scores and settings.tcp
         self.rules: ScoreRules = score_rules(settings)
         self._known = known
@@ -71,11 +76,13 @@ class Scores(Feature):
         self._failing = SeriesTable(store.block(FAILING_NOW), 1)
         self._failed = SeriesTable(store.block(LAST_FAILURE), 1)
         self._waits = CappedCounters(store.block(WAIT_TIMEOUTS), settings.max_scores)
+        self._memory = ScoreMemory(settings.state_dir, kept if self._on else None, self.dependencies)
         self._report = ScoreReport(self)
 
     def open(self, session: Session) -> None:
         """The first interval begins."""
         self._before_s = time.monotonic()
+        self._memory.restore(self._before_s, time.time_ns())
 
     def saw(self, events: Iterable[Event]) -> None:
         """Takes the exact times of failures from their events."""
@@ -104,6 +111,12 @@ class Scores(Feature):
             self._scored_s = tick.now_s
             self._evaluate(len(dependencies))
             self._export(tick.since_unix_ns)
+            self._memory.keep(tick.now_s, tick.now_unix_ns)
+
+    def close(self) -> None:
+        """Hands over what the next life goes on with."""
+        if self._before_s is not None:
+            self._memory.keep(self._before_s, time.time_ns(), at_once=True)
 
     def _fold(self, tick: Tick, read: TcpRows, at_s: float) -> None:
         dependencies = self.dependencies

@@ -18,6 +18,7 @@ from __future__ import annotations
 import enum
 import math
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -237,6 +238,84 @@ class ScoreWindows:
         numbers = self._current - (self._current - np.arange(self.rules.buckets)) % self.rules.buckets
         latest = int(numbers[self._ring[row, column] != 0].max(initial=self._current - self.rules.buckets))
         return (latest + self.rules.buckets - self._current) * self.rules.bucket_s
+
+    def dump(self, rows: int) -> tuple[dict[str, NDArray[Any]], list[list[Any]]]:
+        """What is not zero in the first rows, with ages in buckets; and reasons: age, row, why, count."""
+        current = self._current or 0
+        flat = self._ring[:rows].reshape(-1)
+        found = np.flatnonzero(flat)
+        slow = self._usual[:rows].reshape(-1)
+        usual = np.flatnonzero(slow)
+        places = [np.zeros(0, np.uint32)]
+        counts = [np.zeros(0, np.uint32)]
+        ages = [np.zeros(0, np.int32)]
+        reasons: list[list[Any]] = []
+        for bucket in self._buckets:
+            bucket.merge()
+            age = current - bucket.number
+            for where, count in zip(bucket.places, bucket.counts, strict=True):
+                places.append(where)
+                counts.append(count.astype(np.uint32))
+                ages.append(np.full(len(where), age, np.int32))
+            reasons += [[age, row, reason, count] for (row, reason), count in bucket.reasons.items()]
+        arrays = {
+            "counted": (found // self.rules.buckets).astype(np.uint32),
+            "counted_ages": ((current - found) % self.rules.buckets).astype(np.int32),
+            "counts": flat[found],
+            "timed": np.concatenate(places),
+            "timed_ages": np.concatenate(ages),
+            "timed_counts": np.concatenate(counts),
+            "usual": usual.astype(np.uint32),
+            "usual_counts": slow[usual],
+        }
+        return arrays, reasons
+
+    def load(
+        self, arrays: Mapping[str, NDArray[Any]], reasons: list[list[Any]], rows: Rows, away_s: float,
+        *, window: bool,
+    ) -> None:  # fmt: skip
+        """Takes what `dump` gave so long ago; row n then is `rows[n]` now, or none for -1.
+
+        `window`: also what counts by buckets, which must be the same; else only what is usual. Raises
+        IndexError for rows that were not dumped.
+        """
+        size = _KINDS * BUCKETS
+        mine = rows[arrays["usual"] // size]
+        slow = arrays["usual_counts"] * np.float32(0.5 ** (away_s / self.rules.baseline_half_life_s))
+        places = mine * size + arrays["usual"] % size
+        self._usual.reshape(-1)[places[mine >= 0]] += slow[mine >= 0]
+        if not window or self._current is None:
+            return
+        away = math.ceil(away_s / self.rules.bucket_s)
+        self._load_counts(arrays, rows, away)
+        self._load_times(arrays, rows, away)
+        for age, row, reason, count in reasons:
+            if rows[row] >= 0:
+                at_s = (self._current - int(age) - away) * self.rules.bucket_s
+                self.blame(int(rows[row]), str(reason), int(count), at_s)
+
+    def _load_counts(self, arrays: Mapping[str, NDArray[Any]], rows: Rows, away: int) -> None:
+        mine = rows[arrays["counted"] // _COLUMNS]
+        columns, ages = arrays["counted"] % _COLUMNS, arrays["counted_ages"] + away
+        good = (mine >= 0) & (ages < self.rules.buckets) & (ages >= 0)
+        places = ((self._current or 0) - ages[good]) % self.rules.buckets
+        self._ring[mine[good], columns[good], places] += arrays["counts"][good]
+        np.add.at(self._raw, (mine[good], columns[good]), arrays["counts"][good].astype(np.int64))
+
+    def _load_times(self, arrays: Mapping[str, NDArray[Any]], rows: Rows, away: int) -> None:
+        size = _KINDS * BUCKETS
+        mine = rows[arrays["timed"] // size]
+        ages = arrays["timed_ages"] + away
+        good = (mine >= 0) & (ages < self.rules.buckets) & (ages >= 0)
+        for age in np.unique(ages[good])[::-1].tolist():
+            chosen = good & (ages == age)
+            places = (mine[chosen] * size + arrays["timed"][chosen] % size).astype(np.uint32)
+            counts = arrays["timed_counts"][chosen]
+            np.add.at(self._recent.reshape(-1), places, counts * np.float32(self._decay**age))
+            np.add.at(self._seen.reshape(-1), places, counts.astype(np.int32))
+            bucket = self._bucket((self._current or 0) - age)
+            bucket.places.append(places)
+            bucket.counts.append(counts)
 
     def forget(self, rows: Rows) -> None:
         """Empties rows, which may then stand for something else."""

@@ -70,6 +70,13 @@ MIGRATIONS: Final = (
     """,
     "ALTER TABLE events ADD COLUMN details TEXT NOT NULL DEFAULT '[]'",
     MAP_SCHEMA,
+    """
+    CREATE TABLE scores (
+        id INTEGER PRIMARY KEY CHECK (id = 1),
+        written_unix_ns INTEGER NOT NULL,
+        content BLOB NOT NULL
+    )
+    """,
 )
 
 COLUMNS: Final = tuple(field.name for field in dataclasses.fields(Event))

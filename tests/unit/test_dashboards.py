@@ -227,7 +227,7 @@ def test_a_busy_host_stays_readable(panel: dict[str, Any]) -> None:
     many = re.compile(r"by \([^)]*(process_pid|kernob_service|server_address)")
     for target in panel["targets"]:
         if many.search(target["expr"]):
-            assert re.search(r"\b(topk|topk_avg|topk_max)\(", target["expr"])
+            assert re.search(r"\b(top|bottom)k(_avg|_max)?\(", target["expr"])
 
 
 def test_values_stand_in_queries_as_grafana_writes_them() -> None:

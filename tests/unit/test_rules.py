@@ -13,7 +13,7 @@ import pytest
 from kernob.export.telemetry import OWN_METRICS
 from kernob.model import MetricKind, MetricSpec
 from kernob.probes import lifecycle, tcp, traffic
-from kernob.state import baseline, map_series
+from kernob.state import baseline, map_series, score_series
 
 ROOT = Path(__file__).resolve().parents[2]
 PLACE = ROOT / "victoriametrics"
@@ -103,7 +103,15 @@ def test_windows_hold_two_resends(file: Path) -> None:
 @pytest.mark.parametrize("file", RULE_FILES, ids=lambda file: file.name)
 def test_metrics_of_ours_exist_under_that_name(file: Path) -> None:
     """A metric that was renamed in the code would silence its alert without a word."""
-    specs = (*OWN_METRICS, *traffic.SPECS, *tcp.SPECS, *lifecycle.SPECS, *map_series.SPECS, *baseline.SPECS)
+    specs = (
+        *OWN_METRICS,
+        *traffic.SPECS,
+        *tcp.SPECS,
+        *lifecycle.SPECS,
+        *score_series.SPECS,
+        *map_series.SPECS,
+        *baseline.SPECS,
+    )
     known = {prometheus_name(spec) for spec in specs}
     labels = {key.replace(".", "_") for spec in specs for key in spec.attributes}
     known |= {f"{name}_count" for name in known if "duration" in name}

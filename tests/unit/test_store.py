@@ -271,7 +271,7 @@ def test_an_older_schema_is_taken_to_the_newest(tmp_path: Path, monkeypatch: pyt
         version = connection.execute("PRAGMA user_version").fetchone()
         tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         assert version == (len(later),)
-        assert tables == {"events", "map_nodes", "map_edges", "map_destinations", "nodes"}
+        assert tables == {"events", "map_nodes", "map_edges", "map_destinations", "scores", "nodes"}
         migrate(connection, later)
         assert connection.execute("SELECT count(*), count(x) FROM events").fetchone() == (1, 0)
     connection.close()
