@@ -82,9 +82,9 @@ def interface() -> dashboard.QueryVariable:
     return variable.regex(f"/^(?!(?:{VIRTUAL_DEVICES})$).*$/")
 
 
-def service() -> dashboard.QueryVariable:
-    """Services of the chosen hosts."""
-    series = select("kernob_flow_io_bytes_total", HOST)
+def service(metric: str = "kernob_flow_io_bytes_total") -> dashboard.QueryVariable:
+    """Services of the chosen hosts that `metric` knows."""
+    series = select(metric, HOST)
     says = "Container, unit, script or program"
     return _labels("service", "Service", says, series, "kernob_service").all_value(".*")
 
@@ -93,6 +93,13 @@ def peer_class() -> dashboard.QueryVariable:
     """Classes of edges: localhost, internal, external, self-hosted."""
     series = select("kernob:map:edge", HOST)
     return _labels("class", "Class", "Where the peer lives", series, "kernob_peer_class").all_value(".*")
+
+
+def call(metric: str) -> dashboard.QueryVariable:
+    """System calls of the chosen services."""
+    series = select(metric, HOST, 'kernob_service=~"$service"')
+    says = "System calls that the agent measures (KERNOB_SYSCALLS)"
+    return _labels("call", "Call", says, series, "kernob_syscall").all_value(".*")
 
 
 def destination() -> dashboard.QueryVariable:

@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 from grafana_foundation_sdk.builders import common, dashboard
+from grafana_foundation_sdk.builders import heatmap as heat
 from grafana_foundation_sdk.builders.bargauge import Panel as BarGauge
+from grafana_foundation_sdk.builders.heatmap import Panel as Heatmap
 from grafana_foundation_sdk.builders.nodegraph import Panel as NodeGraph
 from grafana_foundation_sdk.builders.prometheus import Dataquery
 from grafana_foundation_sdk.builders.stat import Panel as Stat
@@ -23,6 +25,7 @@ from grafana_foundation_sdk.builders.table import Panel as Table
 from grafana_foundation_sdk.builders.timeseries import Panel as Timeseries
 from grafana_foundation_sdk.models import common as options
 from grafana_foundation_sdk.models import dashboard as model
+from grafana_foundation_sdk.models import heatmap as heat_options
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat, QueryEditorMode
 
 from grafana.query import STEP
@@ -39,8 +42,8 @@ DIRECTION: Final[Mapping[str, str]] = {
 BYTES, BYTES_PER_S, SHARE, COUNT, SECONDS = "decbytes", "Bps", "percentunit", "short", "s"
 TEXT, TIME = "string", "dateTimeAsIsoNoDateIfToday"
 
-Panel = Timeseries | Stat | Table | BarGauge | NodeGraph
-AnyPanel = TypeVar("AnyPanel", Timeseries, Stat, Table, BarGauge, NodeGraph)
+Panel = Timeseries | Stat | Table | BarGauge | NodeGraph | Heatmap
+AnyPanel = TypeVar("AnyPanel", Timeseries, Stat, Table, BarGauge, NodeGraph, Heatmap)
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,12 @@ def over_time(expression: str, legend: str, ref: str = "A") -> Dataquery:
     """A range query. `legend` names its series: `{{label}}`."""
     query = _query(expression, ref).range().interval(STEP)
     return query.format(PromQueryFormat.TIME_SERIES).legend_format(legend)
+
+
+def buckets(expression: str, ref: str = "A") -> Dataquery:
+    """A range query of a histogram's buckets (label `le`), for `heatmap`."""
+    query = _query(expression, ref).range().interval(STEP)
+    return query.format(PromQueryFormat.HEATMAP).legend_format("{{le}}")
 
 
 def at_end(expression: str, legend: str, ref: str = "A") -> Dataquery:
@@ -179,6 +188,16 @@ def stacked(text: Text, unit: str, place: Place, *queries: Dataquery) -> Timeser
     """Areas on top of each other: the whole, and what it is made of."""
     stacking = common.StackingConfig().mode(options.StackingMode.NORMAL).group("A")
     return lines(text, unit, place, *queries).fill_opacity(45).stacking(stacking)
+
+
+def heatmap(text: Text, place: Place, query: Dataquery) -> Heatmap:
+    """Durations over time: a field for each bucket and step, the stronger its colour the more in it."""
+    panel = _dress(Heatmap(), text, SECONDS, place, [query]).thresholds(thresholds())
+    colour = heat.HeatmapColorOptions().mode(heat_options.HeatmapColorMode.SCHEME).scheme("Blues").steps(64)
+    panel.color(colour.exponent(0.5).scale(heat_options.HeatmapColorScale.EXPONENTIAL).reverse(False))
+    panel.calculate(False).cell_gap(1).show_legend().show_tooltip().exemplars_color("text")
+    panel.filter_values(heat.FilterValueRange().le(1e-9)).show_value(options.VisibilityMode.NEVER)
+    return panel.y_axis(heat.YAxisConfig().unit(SECONDS).axis_placement(options.AxisPlacement.LEFT))
 
 
 def limited(panel: Timeseries, levels: Mapping[float, str], base: str = CALM) -> Timeseries:

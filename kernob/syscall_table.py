@@ -142,3 +142,8 @@ def expand(name: str, machine: str = "") -> tuple[str, ...]:
     """Return the calls a name stands for on this machine: itself, or those of its family; () if unknown."""
     known = numbers(machine)
     return tuple(each for each in FAMILIES.get(name, (name,)) if each in known)
+
+
+def words(*lines: str) -> tuple[str, ...]:
+    """The names in these lines."""
+    return tuple(name for line in lines for name in line.split())

@@ -10,6 +10,7 @@ from kernob.export.telemetry import OWN_METRICS
 from kernob.model import MetricSpec
 from kernob.probes import lifecycle, syscalls, tcp, traffic
 from kernob.state import baseline, map_series, score_series
+from kernob.state.blocked import BLOCKED
 from kernob.state.last_times import EVENT_LAST_TIME
 from kernob.state.reconcile import REPAIRS
 
@@ -74,7 +75,7 @@ def document() -> str:
         HISTOGRAMS,
         table("Processes", lifecycle.SPECS),
         table("Service map", (*map_series.SPECS, *baseline.SPECS)),
-        table("System calls", syscalls.SPECS),
+        table("System calls", (*syscalls.SPECS, BLOCKED)),
         table("Kernob itself", OWN_METRICS),
     )
     return "\n".join(parts)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from grafana_foundation_sdk.builders.dashboard import Dashboard
 
-from grafana.boards import bandwidth, dependency, host, kernob_self, service_map, tcp_health
+from grafana.boards import bandwidth, dependency, host, kernob_self, service_map, tcp_health, time
 
 BOARDS: tuple[Callable[[], Dashboard], ...] = (
     bandwidth.board,
@@ -15,5 +15,6 @@ BOARDS: tuple[Callable[[], Dashboard], ...] = (
     kernob_self.board,
     service_map.board,
     tcp_health.board,
+    time.board,
     dependency.board,
 )

@@ -16,6 +16,7 @@ from kernob.commands.map import destinations, map_
 from kernob.commands.network import network
 from kernob.commands.run import run
 from kernob.commands.scores import score, scores
+from kernob.commands.syscalls import blocked, syscalls
 from kernob.commands.top import top
 
 COMMANDS: tuple[click.Command, ...] = (
@@ -27,6 +28,8 @@ COMMANDS: tuple[click.Command, ...] = (
     score,
     map_,
     destinations,
+    syscalls,
+    blocked,
     doctor,
     network,
     health,

@@ -25,6 +25,8 @@ SORTS = {
     "faults": "faults",
 }
 GROUPS = ("flow", "process", "service", "destination")
+# What `kernob syscalls --sort` takes.
+SYSCALL_SORTS = ("time", "count", "p99", "max")
 # What --kind takes: the last word of each kind of event.
 KINDS = {kind.rpartition(".")[2]: kind for kind in EVENT_KINDS}
 

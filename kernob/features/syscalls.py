@@ -11,14 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernob.config import Settings
+from kernob.features.blocked import Blocked
 from kernob.features.feature import Feature, Report, Tick
+from kernob.kernel.waits import Waits
 from kernob.model import ProbeState
 from kernob.probes import syscalls
 from kernob.probes.traffic import Loss
+from kernob.state.blocked import BlockedState
 from kernob.state.buckets import UPPER_S
 from kernob.state.processes import ProcessTable
 from kernob.state.series import SeriesStore
 from kernob.state.syscalls import CallHistogram, SyscallState
+from kernob.state.text import sanitize
 from kernob.syscall_table import names
 
 if TYPE_CHECKING:
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
 
 _AFTER_TICK_NS = 2_000_000
 _MOST_ROWS = 20_000
+_LONGEST_S = 1e6
 
 
 class Syscalls(Feature):
@@ -40,14 +45,21 @@ class Syscalls(Feature):
             processes,
             names(),
         )
+        self._blocked = Blocked(
+            settings.blocked_after_s,
+            Waits(settings.proc_root, sanitize),
+            BlockedState(store, settings.max_histogram_series),
+            self._state,
+            processes,
+        )
         self._session: Session | None = None
         self._since_unix_ns = self._started_unix_ns = 0
         self._usage: dict[str, int] = {}
 
     @property
     def folded(self) -> int:
-        """See SyscallState."""
-        return self._state.folded
+        """How often a series was folded into `~other` for a cap (cumulative)."""
+        return self._state.folded + self._blocked.state.folded
 
     def open(self, session: Session) -> None:
         """Begins, where there is anything to measure."""
@@ -62,15 +74,17 @@ class Syscalls(Feature):
         """Reads what was counted since the tick before. Raises MapError."""
         if self._session is not None:
             self._read(self._session, tick.since_unix_ns)
+            self._blocked.tick(self._session, tick.since_unix_ns)
+            self._usage["threads"] = self._blocked.threads
         self._since_unix_ns = tick.now_unix_ns + _AFTER_TICK_NS
 
     def _read(self, session: Session, since_unix_ns: int) -> None:
         rows = syscalls.read(session)
         self._state.update(rows.keys, rows.values, rows.others, since_unix_ns, time.monotonic())
-        self._usage = {"syscalls": len(rows.keys)}
+        self._usage["syscalls"] = len(rows.keys)
 
     def usage(self) -> dict[str, int]:
-        """Entries of its map of histograms."""
+        """Entries of its two maps."""
         return self._usage
 
     def losses(self, counts: NDArray[Any]) -> dict[str, int]:
@@ -83,8 +97,20 @@ class Syscalls(Feature):
         }
 
     def reports(self) -> dict[str, Report]:
-        """What `kernob syscalls` asks."""
-        return {"syscalls": self._report}
+        """What `kernob syscalls` and `kernob blocked` ask."""
+        return {"syscalls": self._report, "blocked": self._report_blocked}
+
+    def _report_blocked(self, words: Mapping[str, str]) -> Mapping[str, Any]:
+        """Threads that are in a call now; words: pid, service, after_s (default: KERNOB_BLOCKED_AFTER).
+
+        Raises ValueError.
+        """
+        session = self._required()
+        after_s = _seconds_of(words.get("after_s", ""))
+        return {
+            "watched": list(self._names),
+            **self._blocked.report(session, _pid_of(words), words.get("service", ""), after_s),
+        }
 
     def _report(self, words: Mapping[str, str]) -> Mapping[str, Any]:
         """Histograms by process and call, up to this moment; words: pid, service (exact, "" for all).
@@ -137,3 +163,13 @@ def _pid_of(words: Mapping[str, str]) -> int:
     if text and not (text.isascii() and text.isdecimal() and len(text) <= 10):
         raise ValueError(f"pid is {text[:20]!r}: must be a number")
     return int(text or 0)
+
+
+def _seconds_of(text: str) -> float | None:
+    try:
+        seconds = float(text) if text else None
+    except ValueError:
+        seconds = -1.0
+    if seconds is not None and not 0 <= seconds <= _LONGEST_S:
+        raise ValueError(f"after_s is {text[:20]!r}: must be seconds from 0 to {_LONGEST_S:.0f}")
+    return seconds

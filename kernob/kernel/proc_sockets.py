@@ -81,7 +81,7 @@ class ProcSockets:
         for pid in self.pids():
             if len(found) == len(wanted):
                 break
-            for link in _links(f"{self._root}/{pid}/fd"):
+            for _number, link in links(f"{self._root}/{pid}/fd"):
                 inode = wanted.get(link)
                 if inode is not None:
                     found.setdefault(inode, pid)
@@ -102,15 +102,15 @@ class ProcSockets:
         return int(number) if number.isdecimal() else 0
 
 
-def _links(directory: str) -> Iterator[str]:
-    """What the descriptors of a process point to; nothing where it is gone or forbidden."""
+def links(directory: str) -> Iterator[tuple[str, str]]:
+    """The descriptors of a process, and what they point to; nothing where it is gone or forbidden."""
     try:
         names = os.listdir(directory)  # noqa: PTH208 - likewise
     except OSError:
         return
     for name in names:
         try:
-            yield os.readlink(f"{directory}/{name}")  # noqa: PTH115 - likewise
+            yield name, os.readlink(f"{directory}/{name}")  # noqa: PTH115 - likewise
         except OSError:
             continue
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from rich.console import Console, RenderableType
 
 PIPED_COLUMNS = 120
-_ASCII = str.maketrans("→←·▼▲…†█▏▎▍▌▋▊▉“”", "><.v^~+#.......''")
+_ASCII = str.maketrans("→←·▼▲…†█▏▎▍▌▋▊▉“”▁▂▃▄▅▆▇", "><.v^~+#.......''.,-=+*%")
 
 
 def print_page(render: Callable[[int], RenderableType]) -> None:

@@ -12,8 +12,9 @@ import pytest
 
 from kernob.export.telemetry import OWN_METRICS
 from kernob.model import MetricKind, MetricSpec
-from kernob.probes import lifecycle, tcp, traffic
+from kernob.probes import lifecycle, syscalls, tcp, traffic
 from kernob.state import baseline, map_series, score_series
+from kernob.state.blocked import BLOCKED
 
 ROOT = Path(__file__).resolve().parents[2]
 PLACE = ROOT / "victoriametrics"
@@ -111,6 +112,8 @@ def test_metrics_of_ours_exist_under_that_name(file: Path) -> None:
         *score_series.SPECS,
         *map_series.SPECS,
         *baseline.SPECS,
+        *syscalls.SPECS,
+        BLOCKED,
     )
     known = {prometheus_name(spec) for spec in specs}
     labels = {key.replace(".", "_") for spec in specs for key in spec.attributes}

@@ -35,10 +35,21 @@ const TYPES = {
       };
       bargauge: g.SingleStatBaseOptions & { displayMode: g.BarGaugeDisplayMode; showUnfilled: boolean };
       table: { frameIndex: number; showHeader: boolean; sortBy?: g.TableSortByFieldState[] };
+      heatmap: {
+        calculate?: boolean; cellGap?: number; showValue?: g.VisibilityMode; legend?: { show: boolean };
+        tooltip?: { show: boolean; yHistogram?: boolean }; filterValues?: { le?: number; ge?: number };
+        color?: {
+          mode: 'opacity' | 'scheme'; scheme?: string; fill?: string; scale?: 'linear' | 'exponential';
+          exponent?: number; steps?: number; reverse?: boolean; min?: number; max?: number;
+        };
+        exemplars?: { color: string }; rowsFrame?: { value?: string; layout?: g.HeatmapCellLayout };
+        yAxis?: { unit?: string; axisPlacement?: g.AxisPlacement; reverse?: boolean };
+      };
       nodeGraph: { nodes?: { mainStatUnit?: string }; edges?: { mainStatUnit?: string } };
     };
     type Custom = {
       timeseries: g.GraphFieldConfig; table: g.TableFieldOptions; stat: {}; bargauge: {}; nodeGraph: {};
+      heatmap: { hideFrom?: g.HideSeriesConfig; scaleDistribution?: g.ScaleDistributionConfig };
     };`,
   13: `
     import * as g from '@grafana/schema';
@@ -46,6 +57,7 @@ const TYPES = {
     import type * as timeseries from '@grafana/schema/dist/types/raw/composable/timeseries/panelcfg/x/types.gen';
     import type * as stat from '@grafana/schema/dist/types/raw/composable/stat/panelcfg/x/types.gen';
     import type * as bargauge from '@grafana/schema/dist/types/raw/composable/bargauge/panelcfg/x/types.gen';
+    import type * as heatmap from '@grafana/schema/dist/types/raw/composable/heatmap/panelcfg/x/types.gen';
     import type * as nodegraph from '@grafana/schema/dist/types/raw/composable/nodegraph/panelcfg/x/types.gen';
     import type * as table from '@grafana/schema/dist/types/raw/composable/table/panelcfg/x/types.gen';
     type Dashboard = Omit<dashboard.Dashboard, 'panels' | 'templating'>;
@@ -54,10 +66,12 @@ const TYPES = {
     type Row = dashboard.RowPanel;
     type Options = {
       timeseries: timeseries.Options; stat: stat.Options; bargauge: bargauge.Options; table: table.Options;
+      heatmap: heatmap.Options;
       nodeGraph: nodegraph.Options;
     };
     type Custom = {
       timeseries: timeseries.FieldConfig; table: table.FieldConfig; stat: {}; bargauge: {}; nodeGraph: {};
+      heatmap: heatmap.FieldConfig;
     };`,
 };
 
