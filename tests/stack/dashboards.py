@@ -44,7 +44,7 @@ QUIET = {
     ("kernob-time", "Threads waiting for a peer", "A"),
     ("kernob-time", "Blocked threads now", "A"),
 }
-"""Queries whose series exist only once something went wrong, or hangs: the only ones that may find nothing."""
+"""Queries whose series exist only once something went wrong or hangs: only these may find nothing."""
 
 
 def missing() -> str:
