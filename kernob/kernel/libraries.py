@@ -12,11 +12,14 @@ from __future__ import annotations
 import logging
 import os
 import re
+import stat
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from kernob.kernel import uprobes
+from kernob.kernel.hostfs import HostRoot
 from kernob.kernel.programs import Program
 from kernob.kernel.symbols import function_offsets
 
@@ -26,6 +29,7 @@ LIBRARIES = 256
 """Inodes that are probed at most; each takes two descriptors a function."""
 
 _BUDGET = 256  # processes looked at in one scan, but for the first
+_CLOSERS = 32
 _RAREST = 64  # scans between two looks at one process
 _LIBC = re.compile(
     rb"^([0-9a-f]+-[0-9a-f]+) r[-w]x[ps] [0-9a-f]+ ([0-9a-f]+:[0-9a-f]+ [0-9]+) +"
@@ -91,8 +95,9 @@ class Libraries:
 
     def close(self) -> None:
         """Takes every probe away; safe to call twice."""
-        for inode in list(self._libraries):
-            self._drop(inode)
+        _close([fd for library in self._libraries.values() for fd in library.probes])
+        self._libraries.clear()
+        self._by_mapping.clear()
 
     def _look(self, pid: int) -> None:
         seen = self._seen.get(pid)
@@ -128,15 +133,17 @@ class Libraries:
     def _open(self, pid: int, span: bytes, mapping: bytes, path: bytes) -> int | None:
         """The mapped file itself: by its mapping, which works for deleted ones too, else by its path."""
         folder = self._proc / str(pid)
-        number = int(mapping.split()[1])
-        for place in (folder / "map_files" / span.decode(), Path(f"{folder}/root{os.fsdecode(path)}")):
-            try:
-                fd = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
-            except OSError:
-                continue
-            if place.parent.name == "map_files" or os.fstat(fd).st_ino == number:
-                return fd
-            os.close(fd)
+        try:
+            return os.open(folder / "map_files" / span.decode(), os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:  # takes CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE
+            pass
+        try:
+            with HostRoot(folder / "root").opened(os.fsdecode(path), os.O_NONBLOCK) as fd:
+                status = os.fstat(fd)
+                if stat.S_ISREG(status.st_mode) and status.st_ino == int(mapping.split()[1]):
+                    return os.dup(fd)
+        except OSError:
+            pass
         return None
 
     def _attach(self, fd: int, pid: int, path: str) -> Inode:
@@ -155,7 +162,7 @@ class Libraries:
                 for at_return, program in enumerate(self._functions[name]):
                     library.probes.append(self._prober(program, fd, offset, bool(at_return)))
         except (OSError, ValueError) as error:
-            _close(library)
+            _close(library.probes)
             self._refuse(path, error.strerror or str(error) if isinstance(error, OSError) else str(error))
             return inode
         if not library.probes:
@@ -174,11 +181,13 @@ class Libraries:
         return library.deleted and not library.users
 
     def _drop(self, inode: Inode) -> None:
-        _close(self._libraries.pop(inode))
+        _close(self._libraries.pop(inode).probes)
         self._by_mapping = {m: i for m, i in self._by_mapping.items() if i != inode}
 
 
-def _close(library: _Library) -> None:
-    for fd in library.probes:
-        os.close(fd)
-    library.probes.clear()
+def _close(probes: list[int]) -> None:
+    """Closes probes at the same time: the kernel waits some 50 ms for each, and does so for many at once."""
+    if probes:
+        with ThreadPoolExecutor(min(len(probes), _CLOSERS), "uprobes") as closers:
+            list(closers.map(os.close, probes))
+        probes.clear()
