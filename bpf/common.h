@@ -110,16 +110,16 @@ static __always_inline u64 capture_node(u64 node, char *name)
 }
 
 /*
- * Control group names from the leaf upwards. kernfs_node.name of the root is empty, so a process in
- * the root of the unified hierarchy is looked up in a v1 controller's instead.
+ * A task's control group, as kernfs_node. The root's name is empty, so a process in the root of the unified
+ * hierarchy is looked up in a v1 controller's instead.
  */
-static __always_inline void capture_cgroup(u64 task, struct proc_val *value)
+static __always_inline u64 cgroup_node(u64 task, u32 *is_v1)
 {
     const int direct = 0;
     u64 set = READ(u64, task, OFF_TASK_CGROUPS);
     u64 node = READ(u64, READ(u64, set, OFF_CSS_SET_DFL_CGRP), OFF_CGROUP_KN);
 
-    value->cgroup_v1 = 0;
+    *is_v1 = 0;
 #ifdef CGROUP_V1_SUBSYS
     if (!READ(u64, node, OFF_KERNFS_NODE_PARENT)) {
         u64 css = READ(u64, set, OFF_CSS_SET_SUBSYS + 8 * CGROUP_V1_SUBSYS);
@@ -127,10 +127,19 @@ static __always_inline void capture_cgroup(u64 task, struct proc_val *value)
 
         if (legacy && READ(u64, legacy, OFF_KERNFS_NODE_PARENT)) {
             node = legacy;
-            value->cgroup_v1 = 1;
+            *is_v1 = 1;
         }
     }
 #endif
+    return node;
+}
+
+/* Control group names from the leaf upwards. */
+static __always_inline void capture_cgroup(u64 task, struct proc_val *value)
+{
+    const int direct = 0;
+    u64 node = cgroup_node(task, &value->cgroup_v1);
+
     value->cgroup_id = READ(u64, node, OFF_KERNFS_NODE_ID);
     node = capture_node(node, value->cgroup0);
     node = capture_node(node, value->cgroup1);

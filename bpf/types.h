@@ -137,6 +137,10 @@ enum loss {
     LOSS_SYSCALLS_FULL,  /* calls counted without their process */
     LOSS_THREADS_FULL,   /* calls not measured */
     LOSS_LOOKUPS_FULL,   /* answers of resolvers the ring had no room for */
+    LOSS_LIVES_FULL,     /* processes whose beginning was not kept: their end is charged to nobody */
+    LOSS_IMAGES_FULL,    /* programs whose name was not kept: their turns are charged to nobody */
+    LOSS_TURNS_FULL,     /* starts and exits not counted */
+    LOSS_ENDS_UNTOLD,    /* ends beyond what is told one by one: counted in turns all the same */
     LOSS_MAX
 };
 
@@ -290,8 +294,86 @@ struct lookup {
     u8 data[LOOKUP_DATA];
 };
 
+/*
+ * One process, from its fork or from our start on. The program is the one it runs now: its parent's until it
+ * calls exec.
+ */
+struct life {
+    u64 start_ns; /* CLOCK_MONOTONIC of its fork; 0: older than we are */
+    u64 image;    /* its program, service included: key of images; 0: unknown */
+    u64 line;     /* hash of its program and its whole command line */
+    u32 parent;   /* who forked it, or had it when it called exec; tgid and, as in proc_key, start */
+    u32 parent_start;
+    u32 args_len;
+    u32 forked; /* 1: it has not called exec */
+    char comm[16];
+    char exe[EXE_LEN];
+    char args[ARGS_LEN];
+};
+
+/* What processes do, counted by program. An exec is a start; so is a fork without one (TERMS: Starts). */
+enum turn { TURN_EXEC, TURN_FORK, TURN_EXIT };
+struct turn_key {
+    u64 image;
+    u32 kind; /* enum turn */
+    u32 code; /* EXIT: as wait(2) has it, and EXIT_OOM */
+};
+#define EXIT_OOM (1 << 16) /* killed by the out-of-memory killer */
+
+/* Indices of the turn_totals array: all that happened, whatever could be told of it. */
+enum turn_total { TOTAL_FORKS, TOTAL_EXECS, TOTAL_EXITS, TOTAL_MAX };
+
+/* A command line under one parent; or the first process of a container, by the container's name alone. */
+struct crash_key {
+    u64 line;
+    u32 parent; /* 0: a container's first process */
+    u32 parent_start;
+};
+
+#define CRASH_CODES 4
+struct crash_val {
+    u64 image;
+    u64 restarts;  /* failed lives that began after another one had failed */
+    u64 failures;  /* ends with a code or by a signal that means failure */
+    u64 successes; /* other ends */
+    u64 last_ns;   /* of failures */
+    u64 life_ns;   /* sum over failures */
+    u64 siblings;  /* children of the same parent that have ended since it is known, by last_ns, this one too
+                    */
+    u64 siblings_before;    /* by the first failure, this one not */
+    u32 tgid;               /* the last one */
+    u32 forked;             /* 1: it never called exec */
+    u32 codes[CRASH_CODES]; /* as in turn_key, the first few that were seen */
+    u32 counts[CRASH_CODES];
+};
+
+/* What one process did, when. */
+struct life_event {
+    u64 time_ns;  /* CLOCK_MONOTONIC */
+    u64 start_ns; /* of its fork */
+    u64 image;
+    u32 tgid;
+    u32 start; /* as in proc_key */
+    u32 parent;
+    u32 kind;   /* enum turn; FORK: every one, not only those that are starts */
+    u32 code;   /* as in turn_key */
+    u32 forked; /* 1: it never called exec */
+    u32 args_len;
+    u32 pad;
+    char comm[16];
+    char parent_comm[16];
+    char exe[EXE_LEN];
+    char args[ARGS_LEN];
+};
+
 /* Indices of the options array: what user space may switch on. */
-enum option { OPTION_CONNECTION_EVENTS, OPTION_MAX };
+enum option {
+    OPTION_CONNECTION_EVENTS,
+    OPTION_FORK_EVENTS,
+    OPTION_EXEC_EVENTS,
+    OPTION_EXIT_EVENTS,
+    OPTION_MAX
+};
 
 _Static_assert(sizeof(struct proc_key) == 12, "proc_key");
 _Static_assert(sizeof(struct flow_key) == 52, "flow_key");
@@ -308,3 +390,8 @@ _Static_assert(sizeof(struct tcp_event) == 128, "tcp_event");
 _Static_assert(sizeof(struct name_key) == 24, "name_key");
 _Static_assert(sizeof(struct name_val) == 24, "name_val");
 _Static_assert(sizeof(struct lookup) == 56 + LOOKUP_DATA, "lookup");
+_Static_assert(sizeof(struct life) == 312, "life");
+_Static_assert(sizeof(struct turn_key) == 16, "turn_key");
+_Static_assert(sizeof(struct crash_key) == 16, "crash_key");
+_Static_assert(sizeof(struct crash_val) == 104, "crash_val");
+_Static_assert(sizeof(struct life_event) == 344, "life_event");

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
+from kernob.config_lifecycle import LIFECYCLE_SETTINGS
 from kernob.config_otel import DEFAULT_SERVICE_NAME, LOGS_DEFAULT, OtlpSettings
 from kernob.config_values import (
     SOCKET_PATH,
@@ -70,6 +71,14 @@ class Settings:
     max_histogram_series: int = 1_000
     names: bool = True
     max_names: int = 50_000
+    lifecycle: bool = True
+    lifecycle_events: tuple[str, ...] = ("failures",)
+    command_lines: str = "mask"
+    command_line_masks: tuple[str, ...] = ()
+    crash_loop_restarts: int = 3
+    crash_loop_window_s: float = 120.0
+    max_lifecycle_series: int = 2_000
+    max_lives: int = 65_536
     max_sockets: int = 65_536
     max_flows: int = 65_536
     max_processes: int = 16_384
@@ -198,6 +207,7 @@ KERNOB_SETTINGS = (
         Number(0.1, 3600, "a number of seconds"),
         "seconds after which a thread that is still in one of these calls is said to be blocked",
     ),
+    *LIFECYCLE_SETTINGS,
     Setting("KERNOB_MAX_SOCKETS", "max_sockets", _entries("sockets"), "capacity of the map of sockets"),
     Setting("KERNOB_MAX_FLOWS", "max_flows", _entries("flows"), "capacity of the map of flows"),
     Setting(

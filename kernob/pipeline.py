@@ -19,6 +19,8 @@ from typing import Any
 from kernob import event_feed
 from kernob.config import Settings
 from kernob.features.feature import Feature, Report, Tick
+from kernob.features.lifecycle import Lifecycle
+from kernob.features.lifecycle import prepare as prepare_lifecycle
 from kernob.features.map import Map
 from kernob.features.names import Names
 from kernob.features.places import PlaceWatch
@@ -34,7 +36,7 @@ from kernob.kernel.proc_sockets import ProcSockets, listening_ports_of
 from kernob.kernel.procfs import ProcFs
 from kernob.kernel.session import KernelOptions, Session, check_permission, settle_memory, spare_memory
 from kernob.model import Event, HookReport, MapUsage, ProcessInfo, ProcessKey, ProgramRuns, Snapshot
-from kernob.probes import PROBES, process, syscalls, traffic
+from kernob.probes import PROBES, lifecycle, process, syscalls, traffic
 from kernob.probes.traffic import Loss
 from kernob.state import network_text
 from kernob.state.events import EventState
@@ -74,6 +76,9 @@ def kernel_options(settings: Settings) -> KernelOptions:
             "syscalls": settings.max_syscall_histograms,
             "threads": settings.max_threads,
             "events": settings.event_ring_bytes,
+            "lives": settings.max_lives,
+            "settled": settings.max_lives,
+            **lifecycle.CAPACITIES,
         },
         kinds_off=frozenset(settings.strategies_off),
         btf_path=settings.btf_path,
@@ -89,6 +94,7 @@ def new_session(settings: Settings, prepare: Callable[[Session], None] | None = 
         "tcp": settings.tcp,
         "syscalls": settings.syscalls,
         "names": settings.names,
+        "lifecycle": settings.lifecycle,
         "waits": settings.tcp and settings.scores,
     }
     off = {name for name, on in wanted.items() if not on}
@@ -113,6 +119,17 @@ def _container_names(settings: Settings) -> ContainerNames | None:
     proc_root, configured = settings.proc_root, settings.host_root
     roots = (configured,) if configured else (proc_root / "1" / "root", Path("/"))
     return ContainerNames(roots, proc_root, sanitize)
+
+
+def _clean(raw: ProcessInfo, command_line: bytes) -> ProcessInfo:
+    """What the kernel side captured, made fit to show."""
+    return dataclasses.replace(
+        raw,
+        executable=sanitize(raw.executable.encode("utf-8", "surrogateescape")),
+        comm=sanitize(raw.comm.encode("utf-8", "surrogateescape")),
+        args=split_args(command_line, process.ARGS_BYTES),
+        cgroup=tuple(sanitize(g.encode("utf-8", "surrogateescape"), 256) for g in raw.cgroup),
+    )
 
 
 class Pipeline:
@@ -155,7 +172,9 @@ class Pipeline:
             self._traffic.known.classify_by(self._network.class_of)
         self.scores = Scores(settings, self.store, self._traffic.known, self._tcp, kept)
         self._syscalls = Syscalls(settings, self.store, self._traffic.known.processes)
-        self._features: tuple[Feature, ...] = (self._names, wire, self._tcp, self.scores, self._syscalls)
+        lives = Lifecycle(settings, self.store, self._proc, self._named, on_events)
+        first = (self._names, wire, self._tcp, self.scores, self._syscalls)
+        self._features: tuple[Feature, ...] = (*first, lives)
         if settings.map:
             self._features += (self._map(kept),)
         self._stamps = Stamps(2 * _AFTER_TICK_NS)
@@ -225,6 +244,8 @@ class Pipeline:
     def watch(self) -> None:
         """Begins to take note of what comes by itself, in threads: events, and the names of containers."""
         self._feed.start()
+        for feature in self._features:
+            feature.watch()
         self._names.start()
         if self._containers:
             self._containers.start()
@@ -232,12 +253,16 @@ class Pipeline:
     def _seed(self, session: Session) -> None:
         """Before anything attaches: roles of connections that are older than we are depend on it."""
         traffic.seed_listeners(session, self._proc.listening_ports())
+        if self._settings.lifecycle:
+            prepare_lifecycle(session, self._settings)
 
     def detach(self) -> None:
         """Takes the programs away; one more tick then reads exactly what they counted."""
         self._names.detach()
         self._session.detach()
         self._feed.stop()
+        for feature in self._features:
+            feature.detached()
 
     def events(self) -> list[Event]:
         """What happened since the last call, as far as the rate cap admits it. Cheap where nothing did."""
@@ -247,7 +272,9 @@ class Pipeline:
 
     def summaries(self) -> list[Event]:
         """What was beyond the rate cap since the last call: once a scheduled tick."""
-        return self._feed.summaries(time.time_ns())
+        now_unix_ns = time.time_ns()
+        found = [event for feature in self._features for event in feature.summaries(now_unix_ns)]
+        return self._feed.summaries(now_unix_ns) + found
 
     def tick(self, window_s: float, with_flows: bool) -> Snapshot:
         """Reads everything once. `with_flows`: put the flow rows into the snapshot, for a screen.
@@ -289,7 +316,7 @@ class Pipeline:
             hooks=self.hooks,
             maps=self._maps,
             losses=self._losses(),
-            suppressed_events=self._feed.suppressed,
+            suppressed_events=self._feed.suppressed + sum(f.suppressed for f in self._features),
             runs=self._runs(),
             **{name: part for feature in self._features for name, part in feature.parts().items()},
         )
@@ -309,10 +336,7 @@ class Pipeline:
             "map_full": int(counts[Loss.FLOWS_FULL] + counts[Loss.PROCS_FULL]),
             "sockets_full": int(counts[Loss.SOCKS_FULL]),
             **{cause: n for feature in self._features for cause, n in feature.losses(counts).items()},
-            "series_cap": sum(
-                each.folded
-                for each in (self._traffic, self._tcp.connections, self._syscalls, self._feed, self.scores)
-            ),
+            "series_cap": self._traffic.folded + self._feed.folded + sum(f.folded for f in self._features),
             "recursion": sum(s.recursion_misses for s in self._session.run_stats().values()),
             **(self._feed.losses(self._session) if self._settings.tcp else {}),
         }
@@ -335,14 +359,7 @@ class Pipeline:
         row = self._session.map("procs").lookup(process.encode_key(key))
         info: ProcessInfo | None = None
         if row is not None:
-            raw, command_line = process.decode(key, row[0])
-            info = dataclasses.replace(
-                raw,
-                executable=sanitize(raw.executable.encode("utf-8", "surrogateescape")),
-                comm=sanitize(raw.comm.encode("utf-8", "surrogateescape")),
-                args=split_args(command_line, len(row[0]["args"])),
-                cgroup=tuple(sanitize(g.encode("utf-8", "surrogateescape"), 256) for g in raw.cgroup),
-            )
+            info = _clean(*process.decode(key, row[0]))
         if info is None or not info.args or needs_full_args(info):
             current = self._proc.read_process(key.pid, _FULL_ARGS_BYTES)
             if current and current.key.start_ticks == key.start_ticks:
@@ -359,6 +376,11 @@ class Pipeline:
         )
         service = self._network.service_of(info, ports) or service_of(info, self._containers)
         return dataclasses.replace(info, service=service)
+
+    def _named(self, info: ProcessInfo, command_line: bytes | None) -> ProcessInfo:
+        """A program with its service; `command_line` is raw, like the names of `info`; None: all is clean."""
+        clean = info if command_line is None else _clean(info, command_line)
+        return dataclasses.replace(clean, service=service_of(clean, self._containers))
 
     def _check_liveness(self, now_s: float) -> None:
         """Once a minute, asks /proc for processes whose end the kernel side could not tell (exec)."""

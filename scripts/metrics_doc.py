@@ -8,9 +8,10 @@ from pathlib import Path
 
 from kernob.export.telemetry import OWN_METRICS
 from kernob.model import MetricSpec
-from kernob.probes import syscalls, tcp, traffic
-from kernob.state import baseline, events, map_series, score_series
+from kernob.probes import lifecycle, syscalls, tcp, traffic
+from kernob.state import baseline, map_series, score_series
 from kernob.state.blocked import BLOCKED
+from kernob.state.last_times import EVENT_LAST_TIME
 from kernob.state.reconcile import REPAIRS
 
 TARGET = Path(__file__).resolve().parents[1] / "docs" / "metrics.md"
@@ -69,9 +70,10 @@ def document() -> str:
     parts = (
         HEAD,
         table("Traffic", traffic.SPECS),
-        table("TCP", (*tcp.SPECS, REPAIRS, *events.SPECS)),
+        table("TCP", (*tcp.SPECS, REPAIRS, EVENT_LAST_TIME)),
         table("Scores", score_series.SPECS),
         HISTOGRAMS,
+        table("Processes", lifecycle.SPECS),
         table("Service map", (*map_series.SPECS, *baseline.SPECS)),
         table("System calls", (*syscalls.SPECS, BLOCKED)),
         table("Kernob itself", OWN_METRICS),

@@ -11,6 +11,7 @@ import click
 
 from kernob.commands.doctor import config, doctor, health
 from kernob.commands.events import events
+from kernob.commands.lifecycle import lifecycle
 from kernob.commands.map import destinations, map_
 from kernob.commands.network import network
 from kernob.commands.run import run
@@ -22,6 +23,7 @@ COMMANDS: tuple[click.Command, ...] = (
     run,
     top,
     events,
+    lifecycle,
     scores,
     score,
     map_,

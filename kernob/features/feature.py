@@ -43,10 +43,19 @@ class Tick:
 
 
 class Feature:
-    """Does nothing; each feature says what is different. Called in this order: open, tick ..., close."""
+    """Does nothing; each feature says what is different.
+
+    Called in this order: open, watch, tick ..., detached, tick, close.
+    """
 
     def open(self, session: Session) -> None:
         """Programs are attached; nothing was read yet. Raises KernelError."""
+
+    def watch(self) -> None:
+        """Begins to take note of what comes by itself, in threads; capabilities are dropped by now."""
+
+    def detached(self) -> None:
+        """Programs are gone: ends threads, so that the last tick finds everything."""
 
     def tick(self, tick: Tick) -> None:
         """Reads what is its own, and brings its series up to date. Raises MapError."""
@@ -54,6 +63,20 @@ class Feature:
     def events(self) -> list[Event]:
         """What happened since the last call; called often, and cheap where nothing did."""
         return []
+
+    def summaries(self, now_unix_ns: int) -> list[Event]:
+        """What was beyond a rate cap since the last call: once a scheduled tick."""
+        return []
+
+    @property
+    def suppressed(self) -> int:
+        """Events beyond a rate cap, which summaries tell (cumulative)."""
+        return 0
+
+    @property
+    def folded(self) -> int:
+        """How often a series was folded into `~other` for a cap (cumulative)."""
+        return 0
 
     def losses(self, counts: NDArray[Any]) -> dict[str, int]:
         """Cumulative counts by kernob.cause; `counts` is the losses array (enum loss of bpf/types.h)."""

@@ -58,6 +58,11 @@ class Tcp(Feature):
         sweep.tick(tick.session.map("socks"), rows.addresses, rows.sockets, tick.since_unix_ns, tick.now_s)
         self._usage = {"fates": len(facts.fates), "durations": len(facts.durations)}
 
+    @property
+    def folded(self) -> int:
+        """How often a series was folded into `~other` for a cap (cumulative)."""
+        return self.connections.folded
+
     def usage(self) -> dict[str, int]:
         """Entries of its two maps."""
         return self._usage

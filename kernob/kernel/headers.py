@@ -25,6 +25,7 @@ _INCLUDES = (
     "linux/sched.h",
     "linux/sched/signal.h",
     "linux/nsproxy.h",
+    "linux/pid.h",
     "linux/mm_types.h",
     "linux/fs.h",
     "linux/dcache.h",

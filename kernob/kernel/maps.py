@@ -141,14 +141,16 @@ class BpfMap:
             raise MapError(f"map {self.spec.name}: update: {error.strerror}") from error
         return True
 
-    def delete(self, key: int | bytes) -> None:
-        """Removes one entry; an absent one is no error."""
+    def delete(self, key: int | bytes) -> bool:
+        """Removes one entry; False where there was none."""
         key_buffer = ctypes.create_string_buffer(self._key(key), self.spec.key_size)
         try:
             syscall.bpf(syscall.MAP_DELETE_ELEM, self._element(key_buffer, 0, 0))
         except OSError as error:
             if error.errno != errno.ENOENT:
                 raise MapError(f"map {self.spec.name}: delete: {error.strerror}") from error
+            return False
+        return True
 
     def memory_bytes(self) -> int:
         """What the kernel says the map occupies (fdinfo memlock; exact from Linux 6.4 on)."""

@@ -26,6 +26,10 @@ EVENT_KINDS: dict[str, str] = {
     "kernob.tcp.timeout": "a connection that timed out: data or keepalive probes unacknowledged for too long",
     "kernob.tcp.connection": "a connection that was opened or closed; only where asked for",
     "kernob.destination.new": "a service that talked to a destination it was never seen to talk to before",
+    "kernob.process.exit": "a process that failed, was killed, or, where asked for, ended",
+    "kernob.process.exec": "a program that was started; only where asked for",
+    "kernob.process.fork": "a process that was forked; only where asked for",
+    "kernob.process.crash_loop": "a program that fails and is restarted again and again: begin and end",
 }
 """Every kind of event, and what it is an event of."""
 

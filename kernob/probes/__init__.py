@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from kernob.probes import names, process, syscalls, tcp, traffic, waits
+from kernob.probes import lifecycle, names, process, syscalls, tcp, traffic, waits
 from kernob.probes.probe import Probe
 
 PROBES: tuple[Probe, ...] = (
@@ -13,4 +13,5 @@ PROBES: tuple[Probe, ...] = (
     waits.PROBE,
     syscalls.PROBE,
     names.PROBE,
+    lifecycle.PROBE,
 )

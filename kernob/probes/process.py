@@ -36,6 +36,9 @@ PROBE = Probe(
 )
 
 
+ARGS_BYTES = 192
+"""ARGS_LEN of bpf/types.h: where command lines are cut."""
+
 _KEY = struct.Struct("<IIHxx")  # struct proc_key
 
 
@@ -49,7 +52,7 @@ def encode_key(key: ProcessKey) -> bytes:
     return _KEY.pack(key.pid, key.start_ticks, key.exec_id)
 
 
-def _text(field: NDArray[Any]) -> bytes:
+def text(field: NDArray[Any]) -> bytes:
     """A C string out of a fixed array of characters."""
     return bytes(field.tobytes()).partition(b"\0")[0]
 
@@ -66,10 +69,10 @@ def decode(key: ProcessKey, row: np.void) -> tuple[ProcessInfo, bytes]:
     command line has its arguments ended by NUL and is cut at ARGS_LEN bytes.
     """
     arguments = bytes(row["args"].tobytes())[: int(row["args_len"])]
-    levels = [_text(row[f"cgroup{i}"]) for i in range(4)]
+    levels = [text(row[f"cgroup{i}"]) for i in range(4)]
     cgroup = tuple(level.decode("utf-8", "surrogateescape") for level in reversed(levels) if level)
-    comm = _text(row["comm"])
-    executable = _text(row["exe"]) or comm
+    comm = text(row["comm"])
+    executable = text(row["exe"]) or comm
     info = ProcessInfo(
         key=key,
         executable=executable.decode("utf-8", "surrogateescape"),

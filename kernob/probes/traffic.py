@@ -194,6 +194,10 @@ class Loss(enum.IntEnum):
     SYSCALLS_FULL = 8
     THREADS_FULL = 9
     LOOKUPS_FULL = 10
+    LIVES_FULL = 11
+    IMAGES_FULL = 12
+    TURNS_FULL = 13
+    ENDS_UNTOLD = 14
 
 
 @dataclass(frozen=True, slots=True)

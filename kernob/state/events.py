@@ -17,19 +17,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernob.model import (
-    Attributes,
     ClosedBy,
     Drop,
     Event,
     Fate,
-    MetricKind,
-    MetricSpec,
     Outcome,
     Severity,
     Timeout,
 )
-from kernob.state.destinations import DIRECTIONS, OTHER, Destination
+from kernob.state.destinations import DIRECTIONS, Destination
+from kernob.state.event_rates import EventRates
 from kernob.state.known import Known
+from kernob.state.last_times import LastTimes
 from kernob.state.processes import Process
 from kernob.state.sentences import (
     CONNECT_FAILED,
@@ -40,26 +39,10 @@ from kernob.state.sentences import (
     STALL,
     TIMEOUT,
     body,
-    summary,
 )
 from kernob.state.series import SeriesStore
 
-EVENT_LAST_TIME = MetricSpec(
-    "kernob.event.last_time",
-    "s",
-    MetricKind.GAUGE,
-    "When the latest event of a kind happened, as Unix time, to the microsecond.",
-    ("kernob.service", "server.address", "kernob.event.kind"),
-    integer=False,
-)
-SPECS = (EVENT_LAST_TIME,)
-
-_LAST_TIMES = 2_000
-"""Series of kernob.event.last_time besides the `~other` ones."""
-
-_LAST_TIME_KEPT_NS = 24 * 3600 * 10**9
 _PROCESS_BYTES = 10  # a struct flow_key begins with tgid, start, exec
-_SECOND_NS = 10**9
 
 _KINDS = {
     Fate.CONNECTION: CONNECT_FAILED,
@@ -79,31 +62,22 @@ _SEVERITIES = {
     TIMEOUT: Severity.WARN,
 }
 _RESET_SENT = 0
-_WORST = (Severity.INFO, Severity.WARN, Severity.ERROR)
-
-
-@dataclasses.dataclass(slots=True)
-class _Crowd:
-    """Events of one service and kind that were beyond the cap since the last summary."""
-
-    count: int
-    first_unix_ns: int
-    last_unix_ns: int
-    severity: Severity
 
 
 class EventState:
-    """See the module. `suppressed` and `undecoded` count what was not told by itself (cumulative)."""
+    """See the module. `undecoded` counts records whose meaning is not known (cumulative)."""
 
     def __init__(self, known: Known, store: SeriesStore, per_second: int) -> None:
         """`per_second` is the number of events a service may have in one second of event time."""
         self._known = known
-        self._per_second = per_second
-        self._rates: dict[str, tuple[int, int]] = {}
-        self._crowds: dict[tuple[str, str], _Crowd] = {}
-        self._last_times = _LastTimes(store)
-        self.suppressed = 0
+        self._rates = EventRates(per_second)
+        self._last_times = LastTimes(store)
         self.undecoded = 0
+
+    @property
+    def suppressed(self) -> int:
+        """Events beyond the rate cap (cumulative)."""
+        return self._rates.suppressed
 
     @property
     def folded(self) -> int:
@@ -127,7 +101,7 @@ class EventState:
             there = self._known.there(process, key)
             time_ns = raw["time_ns"] + unix_offset_ns
             self._last_times.note(process.service, there.host, meaning.kind, time_ns)
-            if self._admit(process.service, meaning, time_ns):
+            if self._rates.admit(process.service, meaning.kind, meaning.severity, time_ns):
                 event = _event(raw, unix_offset_ns, meaning, process, there)
                 text = body(event, raw["error"], closing=bool(raw["side"]))
                 told.append(dataclasses.replace(event, body=text))
@@ -135,45 +109,12 @@ class EventState:
 
     def summaries(self) -> list[Event]:
         """One event for each service and kind that had some beyond the cap; for the end of a tick."""
-        told = []
-        for (service, kind), crowd in self._crowds.items():
-            event = Event(
-                crowd.last_unix_ns,
-                kind,
-                crowd.severity,
-                service,
-                body="",
-                count=crowd.count,
-                first_unix_ns=crowd.first_unix_ns,
-                suppressed=crowd.count,
-            )
-            told.append(dataclasses.replace(event, body=summary(event, self._per_second)))
-        self._crowds.clear()
-        return told
+        return self._rates.summaries()
 
     def export(self, now_unix_ns: int) -> None:
         """Brings the series up to date; for the end of a tick."""
         self._last_times.flush(now_unix_ns)
-        oldest = now_unix_ns // _SECOND_NS - 60
-        self._rates = {s: rate for s, rate in self._rates.items() if rate[0] >= oldest}
-
-    def _admit(self, service: str, meaning: _Meaning, time_unix_ns: int) -> bool:
-        second = time_unix_ns // _SECOND_NS
-        at, count = self._rates.get(service, (second, 0))
-        if second > at:
-            at, count = second, 0
-        self._rates[service] = (at, count + 1)
-        if count < self._per_second:
-            return True
-        self.suppressed += 1
-        crowd = self._crowds.get((service, meaning.kind))
-        if crowd is None:
-            crowd = _Crowd(0, time_unix_ns, time_unix_ns, meaning.severity)
-            self._crowds[service, meaning.kind] = crowd
-        crowd.count += 1
-        crowd.last_unix_ns = max(crowd.last_unix_ns, time_unix_ns)
-        crowd.severity = max(crowd.severity, meaning.severity, key=_WORST.index)
-        return False
+        self._rates.forget(now_unix_ns)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -254,43 +195,3 @@ def _records(rows: NDArray[Any]) -> Iterator[dict[str, Any]]:
     columns = [rows[name].tolist() for name in _FIELDS]
     for key, *values in zip(keys, *columns, strict=True):
         yield dict(zip(_FIELDS, values, strict=True), flow=key)
-
-
-class _LastTimes:
-    """Series of kernob.event.last_time: capped, ended after a day without an event."""
-
-    def __init__(self, store: SeriesStore) -> None:
-        self._block = store.block(EVENT_LAST_TIME)
-        self._slots: dict[Attributes, int] = {}
-        self._times: dict[Attributes, int] = {}
-        self._changed: set[Attributes] = set()
-        self._others = 0
-        self.folded = 0
-
-    def note(self, service: str, address: str, kind: str, time_unix_ns: int) -> None:
-        """Takes an event's time; told by `flush`."""
-        names = (("kernob.service", service), ("server.address", address), ("kernob.event.kind", kind))
-        attributes: Attributes = names
-        if attributes not in self._times and len(self._times) - self._others >= _LAST_TIMES:
-            self.folded += 1
-            attributes = (names[0], ("server.address", OTHER), names[2])
-            self._others += attributes not in self._times
-        if time_unix_ns > self._times.get(attributes, 0):
-            self._times[attributes] = time_unix_ns
-            self._changed.add(attributes)
-
-    def flush(self, now_unix_ns: int) -> None:
-        """Writes changed times into their series, and ends those of which nothing was heard for a day."""
-        if self._changed:
-            for attributes in self._changed:
-                if attributes not in self._slots:
-                    self._slots[attributes] = self._block.admit(attributes, now_unix_ns)
-            slots = np.array([self._slots[each] for each in self._changed], np.int64)
-            seconds = np.array([self._times[each] / 1e9 for each in self._changed])
-            self._block.set(slots, seconds)
-            self._changed.clear()
-        old = [a for a, at in self._times.items() if now_unix_ns - at > _LAST_TIME_KEPT_NS]
-        for attributes in old:
-            del self._times[attributes]
-            self._others -= attributes[1][1] == OTHER
-            self._block.end(np.array([self._slots.pop(attributes)], np.int64))

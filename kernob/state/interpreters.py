@@ -148,6 +148,41 @@ _GRAMMARS: tuple[Grammar, ...] = (
 )
 
 _MULTI_CALL = frozenset(("busybox", "toybox", "coreutils"))
+
+HEADS = tuple(
+    head.encode()
+    for head in [
+        "pyth",
+        "pypy",
+        "node",
+        "java",
+        "ruby",
+        "jrub",
+        "php",
+        "php-",
+        "perl",
+        "sh",
+        "bash",
+        "rbas",
+        "dash",
+        "ash",
+        "zsh",
+        "ksh",
+        "mksh",
+        "pdks",
+        "fish",
+        "deno",
+        "bun",
+        "dotn",
+        "busy",
+        "toyb",
+        "core",
+        "env",
+    ]
+) + tuple(f"{name}{digit}".encode() for name in ("php", "sh") for digit in range(1, 10))
+"""Where names of executables begin whose arguments tell what they run: the first four bytes, or all of
+them."""
+
 _SAME_PROGRAM = {"sshd-session": "sshd", "sshd-auth": "sshd"}
 _UNTOLD_EXECUTABLES = frozenset(("", "?", "exe"))
 _UNTOLD_COMMS = frozenset(("", "?", "MainThread", "node-MainThread", "exe"))

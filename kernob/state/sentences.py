@@ -28,6 +28,9 @@ _MANY = {
     STALL: "stalls",
     TIMEOUT: "timed-out connections",
     CONNECTION: "opened connections",
+    "kernob.process.exit": "ended processes",
+    "kernob.process.exec": "started programs",
+    "kernob.process.fork": "forked processes",
 }
 
 
@@ -81,13 +84,13 @@ def body(event: Event, error: int = 0, *, closing: bool = False) -> str:
     return sentence(event, error) if sentence else f"{_who(event)}: {event.kind} with {_whom(event)}"
 
 
-def summary(event: Event, per_second: int) -> str:
+def summary(event: Event, rate: str) -> str:
     """The sentence for `event.suppressed` events of one service and kind that were beyond the rate cap."""
     within = span(max(0.001, (event.time_unix_ns - event.first_unix_ns) / 1e9))
     many = _MANY.get(event.kind, f"events {event.kind}")
     return (
         f"{event.service}: {event.suppressed:,} more {many} within {within}, not told one by one "
-        f"(at most {per_second} a second)"
+        f"(at most {rate})"
     )
 
 

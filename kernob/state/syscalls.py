@@ -125,8 +125,9 @@ class SyscallState:
 
     def _call(self, raw: bytes, number: int, comm: NDArray[Any]) -> CallHistogram:
         call = self._calls.get((raw, number))
-        if call is not None:
+        if call is not None and (call.process is None or self._processes.by_raw(raw) is call.process):
             return call
+        self._time_slots.pop((raw, number), None)  # its process was forgotten, and its series with it
         process = self._processes.find(raw)
         if process is not None:
             call = CallHistogram(process.key.pid, process.executable, process.service, number, process)

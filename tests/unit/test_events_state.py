@@ -10,7 +10,7 @@ import pytest
 
 from kernob.kernel.ringbuf import unix_offset_ns
 from kernob.model import EVENT_KINDS, Drop, Event, Fate, Outcome, Severity, Timeout
-from kernob.state import events
+from kernob.state import last_times as last_times_module
 from kernob.state.events import EventState
 from kernob.state.known import Known
 from kernob.state.sentences import size, span
@@ -235,7 +235,7 @@ def test_the_latest_time_of_each_kind_is_a_gauge() -> None:
 
 def test_the_gauges_are_capped_and_end_after_a_day(monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the cap a service's addresses share ~other; a day without an event ends a series."""
-    monkeypatch.setattr(events, "_LAST_TIMES", 3)
+    monkeypatch.setattr(last_times_module, "_LAST_TIMES", 3)
     store = SeriesStore()
     state = EventState(Known(resolve), store, 100)
     rows = [{"kind": Fate.STALL, "flow": flow_key(peer=f"10.0.1.{i}"), "time_ns": 10**9} for i in range(7)]

@@ -12,7 +12,7 @@ import pytest
 
 from kernob.export.telemetry import OWN_METRICS
 from kernob.model import MetricKind, MetricSpec
-from kernob.probes import syscalls, tcp, traffic
+from kernob.probes import lifecycle, syscalls, tcp, traffic
 from kernob.state import baseline, map_series, score_series
 from kernob.state.blocked import BLOCKED
 
@@ -111,6 +111,7 @@ def test_metrics_of_ours_exist_under_that_name(file: Path) -> None:
         *score_series.SPECS,
         *map_series.SPECS,
         *baseline.SPECS,
+        *lifecycle.SPECS,
         *syscalls.SPECS,
         BLOCKED,
     )
