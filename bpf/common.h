@@ -25,9 +25,10 @@
 #define SOCK_DONE     (1 << 1)    /* bit of enum sock_flags */
 #define TICK_NS       10000000ULL /* unit of /proc/PID/stat's start time */
 
-/* Helpers 137 and 158, absent from the oldest compiler frontends' own list. */
+/* Helpers 137, 158 and 175, absent from the oldest compiler frontends' own list. */
 static u64 (*skc_to_tcp_sock)(u64 sk) = (void *)137;
 static u64 (*current_task_btf)(void) = (void *)158;
+static u64 (*task_pt_regs)(u64 task) = (void *)175;
 
 /*
  * procs: who is behind a tgid. Inserted at a process's first network call, marked by process.bpf.c

@@ -54,6 +54,7 @@ static __always_inline void note_ask(u64 sk, struct sock_val *value, u64 bytes)
         value->asked = 0;
         value->asked_seq = READ(u32, sk, OFF_TCP_WRITE_SEQ) - bytes;
         value->phase = PHASE_ASKED;
+        http_note_ask(value, bytes);
         if (has_answered(value) && value->receiver != (u32)bpf_get_current_pid_tgid())
             value->flags |= SOCK_THREADED;
     }
@@ -151,17 +152,30 @@ static __always_inline int only_sends(const struct sock_val *value)
  */
 static __always_inline void judge_fin(u64 sk, struct sock_val *value)
 {
-    if (value->key.role != ROLE_CLIENT || value->phase != PHASE_ASKED)
+    if (value->key.role != ROLE_CLIENT || (value->phase != PHASE_ASKED && value->http < HTTP_LENGTH))
         return;
     u64 now = bpf_ktime_get_ns();
-    if (now - value->sent_ns > PUSH_NS || is_farewell(value))
+    value->ended_ns = now;
+    if (value->phase != PHASE_ASKED || now - value->sent_ns > PUSH_NS || is_farewell(value))
         return;
     if (only_sends(value))
         return;
     if (unread_bytes(sk, 1) || !all_acknowledged(sk) || was_answered(sk, value))
         return;
-    value->ended_ns = now;
     value->flags |= SOCK_ENDED;
+}
+
+/* A receive call met the peer's FIN with a response incomplete: HTTP says so. */
+static __always_inline void judge_cut(u64 sk, struct sock_val *value)
+{
+    const int direct = 0;
+
+    if (!http_is_cut(sk, value) || !(READ(u64, sk, OFF_SOCK_FLAGS) & SOCK_DONE))
+        return;
+    drop(sk, value, DROP_EOF_MID_RESPONSE, CLOSED_BY_PEER, 0,
+         value->ended_ns ? value->ended_ns : bpf_ktime_get_ns());
+    value->http = HTTP_UNDECIDED;
+    value->phase = PHASE_IDLE;
 }
 
 /* A receive call met the peer's close: the process waited for more. */
@@ -215,6 +229,8 @@ static __always_inline int is_open(u64 sk, const struct sock_val *value, u64 now
 
         return silence < SECOND_NS || since_sent < SECOND_NS || (s32)(received - sent) > 0;
     }
+    if (value->http >= HTTP_LENGTH)
+        return !http_is_whole(sk, value);
     if (value->phase == PHASE_IDLE)
         return 0;
     u64 age = now - value->sent_ns;
@@ -271,9 +287,11 @@ static __always_inline void judge_timeout(u64 sk, struct sock_val *value, struct
  * The process closes. If its one wait for the rest of an answer had run out, that is why. More than one means
  * that it polls by such waits.
  */
-static __always_inline void judge_close(struct sock_val *value, struct ending *ending)
+static __always_inline void judge_close(u64 sk, const struct sock_val *value, struct ending *ending)
 {
     if (value->key.role != ROLE_CLIENT || value->phase != PHASE_ANSWERED || value->waits_out != 1)
+        return;
+    if (http_is_whole(sk, value))
         return;
     ending->dropped = 1 + DROP_STALLED_MID_RESPONSE;
     ending->by = CLOSED_BY_SELF;

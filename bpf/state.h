@@ -124,7 +124,7 @@ static __always_inline void on_closed(u64 sk, struct sock_val *value, u8 before,
     }
     if (!error || error == ECONNABORTED) {
         if (before == TCP_ESTABLISHED)
-            judge_close(value, ending);
+            judge_close(sk, value, ending);
         return;
     }
     /* closed by its process already: what comes now is the kernel's, which calls late data a reset, too */
@@ -161,7 +161,7 @@ static __always_inline void on_change(u64 sk, struct sock_val *value, u8 before,
     else if (after == TCP_CLOSE_WAIT)
         judge_fin(sk, value);
     else if (before == TCP_ESTABLISHED) /* FIN_WAIT1 */
-        judge_close(value, &ending);
+        judge_close(sk, value, &ending);
     if (ending.fact.count)
         count_and_tell(sk, value, &ending.fact);
     if (ending.dropped)

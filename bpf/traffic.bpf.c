@@ -139,7 +139,11 @@ static __always_inline int on_end_met(u64 sk, const int receive)
     const int direct = 0;
     struct sock_val *value = lookup_tcp(sk, direct);
 
-    if (value && (receive || (value->flags & SOCK_RESET && has_answered(value))))
+    if (!value)
+        return 0;
+    if (receive)
+        judge_cut(sk, value);
+    if (receive || (value->flags & SOCK_RESET && has_answered(value)))
         judge_end_met(sk, value);
     return 0;
 }
@@ -176,6 +180,8 @@ static __always_inline int on_bytes(u64 sk, u64 tx, u64 rx, const int by_seq, co
         u64 address = sk;
 
         value = socks.lookup(&address);
+        if (rx && value && proto == IPPROTO_TCP && value->http >= HTTP_ASKED)
+            http_note_answer(value, rx, read_copied_seq(sk, direct));
         if (value && by_seq && proto == IPPROTO_TCP) {
             if (value->copied_known)
                 return 0;

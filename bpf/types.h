@@ -92,6 +92,10 @@ struct sock_val {
     u32 heard;          /* jiffies of the last receive, modulo 2^32 */
     u32 asked_seq;      /* sequence number of the exchange's first byte */
     u64 segments;       /* data segments sent since we know it; kept for the side that connected */
+    u32 http_end;       /* see http.h, for these three */
+    u8 http;
+    u8 http_seen;
+    u16 pad;
 };
 
 /* Listening sockets of one port, and who listens: the last process that began to. */
@@ -378,7 +382,7 @@ enum option {
 _Static_assert(sizeof(struct proc_key) == 12, "proc_key");
 _Static_assert(sizeof(struct flow_key) == 52, "flow_key");
 _Static_assert(sizeof(struct flow_val) == 32, "flow_val");
-_Static_assert(sizeof(struct sock_val) == 224, "sock_val");
+_Static_assert(sizeof(struct sock_val) == 232, "sock_val");
 _Static_assert(sizeof(struct proc_val) == 688, "proc_val");
 _Static_assert(sizeof(struct fate_key) == 56, "fate_key");
 _Static_assert(sizeof(struct duration_key) == 56, "duration_key");

@@ -35,9 +35,6 @@
 #define OFF_REGS_ARG4 56
 #endif
 
-/* Helper 175 (Linux 5.15). */
-static u64 (*task_pt_regs)(u64 task) = (void *)175;
-
 /* epoll_walks: where the walk through an epoll's descriptors is: one per CPU, too large for the stack. */
 struct epoll_walk {
     u64 node;

@@ -66,6 +66,7 @@ class Settings:
     process_flows: bool = True
     max_process_flow_series: int = 2_000
     tcp: bool = True
+    http: bool = True
     syscalls: tuple[str, ...] = _DEFAULT_SYSCALLS
     blocked_after_s: float = 10.0
     max_histogram_series: int = 1_000
@@ -180,6 +181,7 @@ KERNOB_SETTINGS = (
         "kernob.process.flow.io, likewise",
     ),
     Setting("KERNOB_TCP", "tcp", Flag(), "whether what happens to TCP connections is counted"),
+    Setting("KERNOB_HTTP", "http", Flag(), "whether heads of HTTP/1 are read, to tell responses cut short"),
     Setting(
         "KERNOB_NAMES", "names", Flag(), "whether hostnames are learned; else destinations are addresses"
     ),

@@ -85,6 +85,7 @@ def kernel_options(settings: Settings) -> KernelOptions:
         cache_dir=settings.cache_dir,
         bpf_stats=settings.bpf_stats,
         proc_root=settings.proc_root,
+        http=settings.http,
     )
 
 

@@ -88,6 +88,8 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "OFF_CSS_SET_SUBSYS": ("css_set.subsys",),
     "OFF_CSS_CGROUP": ("cgroup_subsys_state.cgroup",),
     "OFF_CGROUP_KN": ("cgroup.kn",),
+    "OFF_REGS_CALL": ("pt_regs.orig_ax", "pt_regs.syscallno"),
+    "OFF_REGS_SECOND": ("pt_regs.si", "pt_regs.regs"),
     "OFF_KERNFS_NODE_NAME": ("kernfs_node.name",),
     "OFF_KERNFS_NODE_PARENT": ("kernfs_node.parent", "kernfs_node.__parent"),
     "OFF_KERNFS_NODE_ID": ("kernfs_node.id",),

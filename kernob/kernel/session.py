@@ -22,13 +22,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kernob.errors import BtfError, KernelError, PreconditionError
+from kernob.errors import BtfError, CompileError, KernelError, PreconditionError
 from kernob.kernel import attach, compiler, headers, offsets, ringbuf, syscall, tracefs
 from kernob.kernel.attach import Hook, Link, Loader
 from kernob.kernel.btf import VMLINUX, Btf
 from kernob.kernel.maps import ARRAY_OF_MAPS, BpfMap, SwappedMap
 from kernob.kernel.programs import Program, RunStats
-from kernob.model import HookReport, MapUsage, ProbeState
+from kernob.model import Attempt, HookReport, MapUsage, ProbeState
 
 log = logging.getLogger(__name__)
 
@@ -39,9 +39,11 @@ _COMMON_SOURCES = (
     "socket.h",
     "names.h",
     "connection.h",
+    "http.h",
     "exchange.h",
     "state.h",
 )
+_HTTP_USER = "tcp.bpf.c"
 _STATS_RUN_TIME = 0
 _IDLE_SUFFIX = "_idle"
 _CLOCK_MONOTONIC_COARSE = 6  # its resolution is one tick of the kernel's timer
@@ -54,7 +56,7 @@ class KernelOptions:
 
     `capacities`: map name -> entries. `kinds_off`: strategies not to try, out of tp_btf, raw_tp,
     fentry, kprobe, tracepoint, iter, cgroup_skb, and btf (read offsets from kernel headers). `cache_dir`
-    None: compile each time. `proc_root`: the host's /proc.
+    None: compile each time. `proc_root`: the host's /proc. `http`: read the heads of HTTP/1 responses.
     """
 
     capacities: Mapping[str, int] = field(default_factory=dict)
@@ -63,10 +65,11 @@ class KernelOptions:
     cache_dir: Path | None = None
     bpf_stats: bool = False
     proc_root: Path = Path("/proc")
+    http: bool = True
 
 
 class Session:
-    """See the module. Attributes: `reports`, one HookReport per hook in the order of attaching."""
+    """See the module. Attributes: `reports`, one HookReport per hook in order, then HTTP's."""
 
     def __init__(
         self,
@@ -108,7 +111,29 @@ class Session:
         macros = {**macros, "JIFFY_NS": round(time.clock_getres(_CLOCK_MONOTONIC_COARSE) * 1e9)}
         if not ringbuf.missing():  # BCC creates the maps while it compiles, and fails with them
             macros = {**macros, "HAVE_RINGBUF": 1}
-        compiled = compiler.compile_sources(self._sources, self._functions(), macros, self._options.cache_dir)
+        refusal = self._why_not_http(btf)
+        if not refusal and not self._attach({**macros, "HTTP_EVIDENCE": 1}, btf):
+            self.close()
+            refusal = "hooks that cannot be done without would not attach with it"
+        if refusal:
+            self._attach(macros, btf)
+        if _HTTP_USER in self._sources:
+            self.reports += (_http_report(refusal),)
+
+    def _attach(self, macros: Mapping[str, int], btf: Btf | None) -> bool:
+        """Compiles, creates maps, attaches what can be; whether that is all that is essential.
+
+        With HTTP_EVIDENCE a text that does not compile is one that does not attach.
+        """
+        try:
+            compiled = compiler.compile_sources(
+                self._sources, self._functions(), macros, self._options.cache_dir
+            )
+        except CompileError as error:
+            if "HTTP_EVIDENCE" not in macros:
+                raise
+            log.warning("without HTTP: %s", error)
+            return False
         self._create_maps(compiled)
         if self._prepare:
             self._prepare(self)
@@ -121,6 +146,21 @@ class Session:
             self._links += [(hook, link) for link in links]
             reports.append(report)
         self.reports = tuple(reports)
+        return all(
+            report.state is ProbeState.ATTACHED
+            for hook, report in zip(self._hooks, reports, strict=True)
+            if hook.essential
+        )
+
+    def _why_not_http(self, btf: Btf | None) -> str:
+        """Why programs may not look at what a call has sent or received, "" where they may."""
+        if not self._options.http or _HTTP_USER not in self._sources:
+            return "switched off: KERNOB_HTTP"
+        if btf is None:
+            return "needs BTF"
+        if btf.enum_value("bpf_func_id", "BPF_FUNC_task_pt_regs") is None:
+            return "this kernel has no bpf_task_pt_regs (Linux 5.15)"
+        return ""
 
     def _enable_stats(self) -> None:
         """Lets the kernel time programs while we run; without that everything else goes on."""
@@ -180,7 +220,7 @@ class Session:
 
     def require_essential(self) -> None:
         """Raises KernelError naming the first essential hook that no strategy could attach."""
-        for hook, report in zip(self._hooks, self.reports, strict=True):
+        for hook, report in zip(self._hooks, self.reports, strict=False):
             if hook.essential and report.state is not ProbeState.ATTACHED:
                 reasons = dict.fromkeys(a.reason.split(" | ")[0][:160] for a in report.attempts)
                 raise KernelError(
@@ -242,6 +282,14 @@ class Session:
         """The losses array (enum loss), cumulative since the maps were created."""
         _keys, values = self._maps["losses"].read()
         return np.asarray(values)
+
+
+def _http_report(refusal: str) -> HookReport:
+    """Looking at HTTP is a part of two hooks; to whoever asks it is one more that may fail."""
+    strategy = "helper:task_pt_regs"
+    attempt = Attempt(strategy, not refusal, refusal)
+    state = ProbeState.FAILED if refusal else ProbeState.ATTACHED
+    return HookReport("tcp", "http", state, "" if refusal else strategy, (attempt,))
 
 
 def check_permission() -> None:

@@ -211,7 +211,7 @@ PROBE = Probe(
         first_of("tcp", "seed", all_of(Walk("task_file", "iter__file")), essential=False),
     ),
     blind_spots=(
-        "answers cut short by an orderly close (eof_mid_response): that takes knowledge of the protocol",
+        "answers cut short by an orderly close (eof_mid_response) are told of HTTP/1 in plain text only",
         "a process that splices to the end of a connection: whether it waited for an answer there",
         "a blocking send that waits for the peer's window is no stall; only a refused one is",
         "RST segments for closed ports belong to no process; before Linux 6.10 they are not seen",
