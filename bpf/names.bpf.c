@@ -7,6 +7,8 @@
  *          process has mapped (user space attaches to each inode as it appears; Linux 4.17)
  *   wire   cgroup_skb ingress at the root of cgroup2 (5.7): packets from port 53, UDP, and TCP where an
  *          answer is one segment; once a packet of any kind, see benchmarks/README.md
+ *   hello  cgroup_skb egress there: who sends to port 53, and the first bytes of TLS connections to addresses
+ *          that have no name; once a packet of any kind
  *
  * Nothing here runs per packet or per byte of the application's own traffic, except what a hook's line says.
  * A call's answer is put into names_at at once, so that a connection that begins right after it carries the
@@ -375,6 +377,17 @@ static __always_inline void find_asker(struct lookup *lookup, u64 sk, u8 proto)
     }
 }
 
+/* The address of a packet's socket, 0 without one: through memory, so that it is a number. */
+static __always_inline u64 socket_address(struct __sk_buff *skb, struct lookup *lookup)
+{
+    struct bpf_sock *sock = skb->sk;
+
+    if (!sock)
+        return 0;
+    lookup->id = (u64)sock;
+    return *(volatile u64 *)&lookup->id;
+}
+
 /* A packet from port 53 whose DNS message begins at `at`. */
 static __always_inline void on_dns_answer(struct __sk_buff *skb, u32 at, u8 proto)
 {
@@ -407,12 +420,9 @@ static __always_inline void on_dns_answer(struct __sk_buff *skb, u32 at, u8 prot
     if (!(lookup->data[2] & 0x80) || lookup->data[3] & 15 || lookup->data[4] || lookup->data[5] != 1)
         return;
     u32 answers = lookup->data[6] << 8 | lookup->data[7];
-    struct bpf_sock *sock = skb->sk;
-    if (!answers || !sock)
+    u64 sk = socket_address(skb, lookup);
+    if (!answers || !sk)
         return;
-    /* through memory, so that it is a number: the socket's address */
-    lookup->id = (u64)sock;
-    u64 sk = *(volatile u64 *)&lookup->id;
     find_asker(lookup, sk, proto);
     lookup->id = 0;
     lookup->kind = LOOKUP_WIRE;
@@ -424,28 +434,108 @@ static __always_inline void on_dns_answer(struct __sk_buff *skb, u32 at, u8 prot
         tell_lookup(lookup, size);
 }
 
-/* Returns 1 always: 0 would drop the packet. */
-int skb__answers(struct __sk_buff *skb)
+/* Where the header behind IP's begins, 0 for what is neither UDP nor TCP. */
+static __always_inline u32 find_header(struct __sk_buff *skb, u8 *proto)
 {
     u8 *packet = (u8 *)(long)skb->data, *end = (u8 *)(long)skb->data_end;
     u32 at = 40;
-    u8 proto;
 
     if (packet + 40 > end)
-        return 1;
+        return 0;
     if (packet[0] >> 4 == 4) {
         at = (packet[0] & 15) * 4;
-        proto = packet[9];
+        *proto = packet[9];
     } else {
-        proto = packet[6];
+        *proto = packet[6];
     }
-    if (proto != IPPROTO_UDP && proto != IPPROTO_TCP)
-        return 1;
-    if (packet + at + 14 > end)
-        return 1;
-    u8 *header = packet + at;
-    if (header[0] || header[1] != DNS_PORT)
+    return *proto == IPPROTO_UDP || *proto == IPPROTO_TCP ? at : 0;
+}
+
+/* Returns 1 always: 0 would drop the packet. */
+int skb__answers(struct __sk_buff *skb)
+{
+    u8 proto = 0;
+    u32 at = find_header(skb, &proto);
+    u8 *header = (u8 *)(long)skb->data + at, *end = (u8 *)(long)skb->data_end;
+
+    if (!at || header + 14 > end || header[0] || header[1] != DNS_PORT)
         return 1;
     on_dns_answer(skb, at + (proto == IPPROTO_UDP ? 8 : (header[12] >> 4) * 4), proto);
+    return 1;
+}
+
+/* In the context of whoever sends a question, from a socket that need not be connected. */
+static __always_inline void on_dns_question(struct __sk_buff *skb)
+{
+    const int direct = 0;
+    int zero = 0;
+    struct lookup *lookup = lookup_scratch.lookup(&zero);
+    struct proc_key process;
+
+    if (!lookup)
+        return;
+    u64 sk = socket_address(skb, lookup);
+    identify(bpf_get_current_task(), &process, direct);
+    if (sk && process.tgid)
+        askers.update(&sk, &process);
+}
+
+/* The first bytes of a TLS connection, where the process has no name for whom it connected to. */
+static __always_inline void on_client_hello(struct __sk_buff *skb, u32 at)
+{
+    int zero = 0;
+    struct lookup *lookup = lookup_scratch.lookup(&zero);
+    u64 size = (u64)skb->len - at;
+
+    if (!lookup || skb->len <= at)
+        return;
+    u64 sk = socket_address(skb, lookup);
+    struct sock_val *value = sk ? socks.lookup(&sk) : NULL;
+    if (!value || value->key.role != ROLE_CLIENT || *(u32 *)value->key.local ||
+        *(u32 *)(value->key.local + 4))
+        return;
+    if (size > LOOKUP_DATA)
+        size = LOOKUP_DATA;
+    asm volatile("" : "+r"(size));
+    if (size > LOOKUP_DATA)
+        return;
+    asm volatile("" : "+r"(size));
+    if (size < 17)
+        return;
+    if (bpf_skb_load_bytes(skb, at, lookup->data, size))
+        return;
+    lookup->time_ns = bpf_ktime_get_ns();
+    lookup->id = 0;
+    lookup->tgid = value->key.tgid;
+    lookup->start = value->key.start;
+    lookup->netns = value->key.netns;
+    lookup->kind = LOOKUP_HELLO;
+    lookup->count = 0;
+    lookup->length = size;
+    lookup->family = value->key.family;
+    lookup->port = value->key.port;
+    __builtin_memcpy(lookup->peer, value->key.peer, 16);
+    tell_lookup(lookup, size);
+}
+
+/* A handshake record (22) of SSL 3 to TLS 1.3 that begins with a client's hello (1). */
+int skb__asks(struct __sk_buff *skb)
+{
+    u8 proto = 0, first[6];
+    u32 at = find_header(skb, &proto);
+    u8 *header = (u8 *)(long)skb->data + at, *end = (u8 *)(long)skb->data_end;
+
+    if (!at || header + 14 > end)
+        return 1;
+    if (proto == IPPROTO_UDP) {
+        if (!header[2] && header[3] == DNS_PORT)
+            on_dns_question(skb);
+        return 1;
+    }
+    at += (header[12] >> 4) * 4;
+    if (skb->len < at + 43 || bpf_skb_load_bytes(skb, at, first, 6))
+        return 1;
+    if (first[0] == 22 && first[1] == 3 && first[5] == 1)
+        on_client_hello(skb, at);
     return 1;
 }

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from kernob.config import Settings
 from kernob.features.feature import Feature, Tick
 from kernob.kernel import uprobes
+from kernob.kernel.hosts_files import HostsFiles
 from kernob.kernel.libraries import Libraries
 from kernob.kernel.ringbuf import RingBuffer, RingReader
 from kernob.model import Event, Name, NameSource, ProcessKey
@@ -27,6 +28,7 @@ from kernob.state import dns_message
 from kernob.state.destinations import Destination
 from kernob.state.hostname_text import name_id, normalise
 from kernob.state.hostnames import HOST, HostNames, Scope, netns_scope, process_scope
+from kernob.state.tls_hello import server_name
 
 if TYPE_CHECKING:
     from kernob.kernel.session import Session
@@ -42,6 +44,7 @@ class Names(Feature):
         self._settings = settings
         self._wake = wake
         self.table = HostNames(time.monotonic, settings.max_names)
+        self._hosts = HostsFiles(settings.proc_root, time.monotonic)
         self._by_id: OrderedDict[int, Name | None] = OrderedDict()
         self._libraries: Libraries | None = None
         self._ring: RingBuffer | None = None
@@ -104,7 +107,11 @@ class Names(Feature):
         known = self._by_id.get(there.name_id) if there.name_id else None
         if known:
             self._by_id.move_to_end(there.name_id)
-        return self.table.of(process.pid, process.start_ticks, there.netns, there.address, known)
+        found = self.table.of(process.pid, process.start_ticks, there.netns, there.address, known)
+        if found or not self._settings.names:
+            return found
+        host = normalise(self._hosts.name_of(process.pid, there.address))
+        return Name(host, NameSource.HOSTS) if host else None
 
     def _take(self) -> None:
         for batch in self._reader.take_all() if self._reader else ():
@@ -115,6 +122,8 @@ class Names(Feature):
                     self._called(lookup)
                 elif lookup.kind is Kind.WIRE:
                     self._answered(lookup)
+                else:
+                    self._greeted(lookup)
 
     def _called(self, lookup: Lookup) -> None:
         name = self._identify(lookup.name_id, lookup.name, NameSource.GETADDRINFO)
@@ -129,6 +138,14 @@ class Names(Feature):
         name = self._identify(name_id(answer.wire_name), answer.name, NameSource.DNS)
         if name:
             self.table.learn(_scopes(lookup), answer.addresses, name, answer.ttl_s)
+
+    def _greeted(self, lookup: Lookup) -> None:
+        """A TLS client's first bytes: told only where the connection began without a name."""
+        host = normalise(server_name(lookup.data))
+        known = self.table.of(lookup.pid, lookup.start_ticks, lookup.netns, lookup.peer)
+        if host and known is None:
+            own = (process_scope(lookup.pid, lookup.start_ticks),)
+            self.table.learn(own, (lookup.peer,), Name(host, NameSource.SNI))
 
     def _identify(self, number: int, raw: bytes, source: NameSource) -> Name | None:
         """Notes what a number of the kernel side stands for; None for what is no hostname."""

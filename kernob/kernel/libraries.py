@@ -12,11 +12,13 @@ from __future__ import annotations
 import logging
 import os
 import re
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from kernob.kernel import uprobes
+from kernob.kernel.hostfs import HostRoot
 from kernob.kernel.programs import Program
 from kernob.kernel.symbols import function_offsets
 
@@ -128,15 +130,17 @@ class Libraries:
     def _open(self, pid: int, span: bytes, mapping: bytes, path: bytes) -> int | None:
         """The mapped file itself: by its mapping, which works for deleted ones too, else by its path."""
         folder = self._proc / str(pid)
-        number = int(mapping.split()[1])
-        for place in (folder / "map_files" / span.decode(), Path(f"{folder}/root{os.fsdecode(path)}")):
-            try:
-                fd = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
-            except OSError:
-                continue
-            if place.parent.name == "map_files" or os.fstat(fd).st_ino == number:
-                return fd
-            os.close(fd)
+        try:
+            return os.open(folder / "map_files" / span.decode(), os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:  # takes CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE
+            pass
+        try:
+            with HostRoot(folder / "root").opened(os.fsdecode(path), os.O_NONBLOCK) as fd:
+                status = os.fstat(fd)
+                if stat.S_ISREG(status.st_mode) and status.st_ino == int(mapping.split()[1]):
+                    return os.dup(fd)
+        except OSError:
+            pass
         return None
 
     def _attach(self, fd: int, pid: int, path: str) -> Inode:

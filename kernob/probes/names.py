@@ -39,6 +39,7 @@ PROBE = Probe(
             essential=False,
         ),
         first_of("names", "wire", all_of(CgroupSkb("ingress", "skb__answers")), essential=False),
+        first_of("names", "hello", all_of(CgroupSkb("egress", "skb__asks")), essential=False),
     ),
     blind_spots=(
         "hostnames of programs that are linked statically and ask by DNS over TLS or HTTPS",

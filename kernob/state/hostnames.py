@@ -56,7 +56,6 @@ class HostNames:
         self._grace_s = grace_s
         self._entries: OrderedDict[tuple[Scope, str], _Entry] = OrderedDict()
         self._fixed: dict[str, Name] = {}
-        self._files: dict[str, Name] = {}
         self.evicted = 0
 
     def __len__(self) -> int:
@@ -102,10 +101,6 @@ class HostNames:
         """Names an operator gave to addresses: they come before everything learned."""
         self._fixed = dict(names)
 
-    def from_files(self, names: dict[str, Name]) -> None:
-        """Names out of /etc/hosts: they come after everything learned."""
-        self._files = {address: name for address, name in names.items() if not _is_loopback(address)}
-
     def of(
         self, pid: int, start_ticks: int, netns: int, address: str, connected_to: Name | None = None
     ) -> Name | None:
@@ -127,7 +122,7 @@ class HostNames:
                 continue
             self._entries.move_to_end(key)
             return entry.name
-        return self._files.get(address)
+        return None
 
 
 def _is_loopback(address: str) -> bool:

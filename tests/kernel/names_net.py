@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import WORKLOAD_LIMIT_S, workload_command
+from harness import WORKLOAD_LIMIT_S, Agent, workload_command
 from otlp import PROCESS_FLOW_IO, Totals
 
 PORT = 8443
@@ -94,6 +94,12 @@ def network(directory: Path, pools: dict[str, str] = POOLS) -> Iterator[Network]
             server.communicate()
     finally:
         subprocess.run(["ip", "netns", "delete", name], check=True)
+
+
+def require(agent: Agent, hook: str, feature: str) -> None:
+    """Skip the test where the agent could not attach a hook."""
+    if f"names.{hook}: failed" in agent.log.read_text():
+        pytest.skip(f"missing feature: {feature}")
 
 
 def bytes_by_host(totals: Totals, pid: int) -> dict[str, tuple[int, int]]:

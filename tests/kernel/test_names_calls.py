@@ -12,10 +12,8 @@ from pathlib import Path
 
 import pytest
 from harness import running_agent, wait_until, workload_command
-from names_net import HOSTS, PORT, bytes_by_host, expected, network
+from names_net import HOSTS, PORT, bytes_by_host, expected, network, require
 from otlp import Totals
-
-pytestmark = pytest.mark.lane
 
 WAYS = ("getaddrinfo", "gethostbyname", "gethostbyname_r", "gethostbyname2_r")
 
@@ -36,9 +34,11 @@ def _connections(totals: Totals) -> Counter[str]:
     return found
 
 
+@pytest.mark.lane
 def test_every_byte_and_connect_lands_on_its_hostname(agents: Path) -> None:
     """Four ways to ask, answers that rotate each second, addresses that two names share, an alias."""
     with running_agent(agents / "names-calls") as agent, network(agents / "net-calls") as net:
+        require(agent, "calls", "uprobes")
         clients = [net.client(way) for way in WAYS]
         agent.wait_exports(2)
         totals = agent.stop()
@@ -52,6 +52,7 @@ def test_two_processes_keep_their_names_of_one_address_apart(agents: Path) -> No
     """Both talk to one load balancer's address, at the same time, each by its own name."""
     pools = {"left.names.test": "10.77.2.1", "right.names.test": "10.77.2.1"}
     with running_agent(agents / "names-shared") as agent, network(agents / "net-shared", pools) as net:
+        require(agent, "calls", "uprobes")
         command = [*net.prefix, *workload_command("name_client", "getaddrinfo", 6, 0.1, PORT)]
         both = [subprocess.Popen([*command, host], stdout=subprocess.PIPE, text=True) for host in pools]
         printed = [each.communicate()[0] for each in both]
@@ -86,6 +87,7 @@ def test_libraries_that_appear_later_or_were_deleted_tell_names(agents: Path) ->
         assert deleted.stdout.readline() == "waiting\n"
         (copies["gone"] / "libc.so.6").unlink()
         with running_agent(agents / "names-libraries", log_level="debug") as agent:
+            require(agent, "calls", "uprobes")
             first = client(copies["late"], 3, wait="wait:")
             wait_until(
                 lambda: f"{copies['late']}/libc.so.6 (process" in agent.log.read_text(), "the late libc"
@@ -104,6 +106,7 @@ def test_the_older_way_of_probing_tells_names_too(agents: Path) -> None:
         running_agent(agents / "names-pmu", strategies_off="uprobe_multi") as agent,
         network(agents / "net-pmu") as net,
     ):
+        require(agent, "calls", "uprobes")
         told = net.client("getaddrinfo", 2, 0)
         agent.wait_exports(2)
         totals = agent.stop()

@@ -41,6 +41,9 @@ PROGRAMS = {
         ("musl-gcc", "-static", "-s", "-o", "{}/musl", str(CLIENTS / "client.c")),
         ("{}/musl", *RUN),
     ),
+    "musl-shared": Program(
+        "musl-gcc", ("musl-gcc", "-o", "{}/shared", str(CLIENTS / "client.c")), ("{}/shared", *RUN)
+    ),
     "rust": Program("rustc", ("rustc", "-o", "{}/rust", str(CLIENTS / "client.rs")), ("{}/rust", *RUN)),
     "java": Program(
         "javac",
@@ -96,3 +99,20 @@ def test_every_byte_of_a_program_lands_on_its_hostname(ran: Ran, name: str) -> N
     if name not in ran.told:
         pytest.skip(f"missing feature: {PROGRAMS[name].needs}")
     assert bytes_by_host(ran.totals, ran.told[name]["pid"]) == expected(ran.told[name])
+
+
+def test_curl_lands_on_its_hostname(agents: Path) -> None:
+    """One process a request: what curl says it sent and received is what stands under the host."""
+    if not shutil.which("curl"):
+        pytest.skip("missing feature: curl")
+    said = "%{size_request} %{size_header} %{size_download}"
+    with running_agent(agents / "names-curl") as agent, network(agents / "net-curl") as net:
+        told = {}
+        for host in HOSTS:
+            command = ["curl", "-s", "-o", "/dev/null", "-w", said, f"http://{host}:{PORT}/"]
+            process = subprocess.Popen([*net.prefix, *command], stdout=subprocess.PIPE, text=True)
+            request, header, body = map(int, process.communicate()[0].split())
+            told[process.pid] = {host: (request, header + body)}
+        agent.wait_exports(2)
+        totals = agent.stop()
+    assert {pid: bytes_by_host(totals, pid) for pid in told} == told

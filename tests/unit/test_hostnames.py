@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kernob.kernel.hosts_files import HostsFiles, parse_hosts
 from kernob.model import Name, NameSource
 from kernob.state.destinations import decode_destination
 from kernob.state.hostname_text import MAX_NAME, name_id, normalise
@@ -153,16 +156,41 @@ def test_answers_hold_for_their_ttl_and_a_grace() -> None:
     assert len(table) == 0
 
 
-def test_an_operators_names_come_first_and_the_hosts_file_last() -> None:
-    """Configured, then learned, then /etc/hosts; a file does not rename loopback."""
+def test_an_operators_names_come_first() -> None:
+    """Configured before what the process connected to, and before everything learned."""
     table, _clock = names()
-    table.from_files(
-        {a: Name("files", NameSource.HOSTS) for a in ("10.0.0.7", "10.0.0.8", "10.0.0.9", "127.0.0.1")}
-    )
     table.learn((ME,), ("10.0.0.7", "10.0.0.8"), API)
     table.configure({"10.0.0.7": Name("vault", NameSource.CONFIGURED)})
-    found = [host(table, f"10.0.0.{last}") for last in (7, 8, 9)]
-    assert [*found, host(table, "127.0.0.1")] == ["vault", "api.example", "files", ""]
+    assert [host(table, f"10.0.0.{last}") for last in (7, 8, 9)] == ["vault", "api.example", ""]
+    assert table.of(4711, 77, 1, "10.0.0.7", DB) == Name("vault", NameSource.CONFIGURED)
+    assert table.of(4711, 77, 1, "10.0.0.8", DB) == DB
+
+
+def test_hosts_files_name_by_the_first_name_of_a_line() -> None:
+    """hosts(5): comments, several names, both families; loopback and damage say nothing."""
+    lines = (
+        b"127.0.0.1 localhost", b"::1 localhost", b"10.0.0.7 db db.example # c", b"10.0.0.7 other",
+        b"fd00::0007\tsix", b"#10.0.0.8 x", b"x y", b"10.0.0.9", b"\xff\xfe z",
+    )  # fmt: skip
+    text = b"\n".join(lines)
+    assert parse_hosts(text) == {"10.0.0.7": b"db", "fd00::7": b"six"}
+
+
+def test_a_hosts_file_is_read_again_when_it_changed(tmp_path: Path) -> None:
+    """Each process its own; at most once in a few seconds; one that ended has none."""
+    file, clock = tmp_path / "7" / "root" / "etc" / "hosts", Clock()
+    file.parent.mkdir(parents=True)
+    file.write_text("10.0.0.7 db")
+    files = HostsFiles(tmp_path, clock)
+    assert (files.name_of(7, "10.0.0.7"), files.name_of(8, "10.0.0.7")) == (b"db", b"")
+    file.write_text("10.0.0.7 database")
+    assert files.name_of(7, "10.0.0.7") == b"db"
+    clock.now += 5
+    assert files.name_of(7, "10.0.0.7") == b"database"
+    file.unlink()
+    file.mkdir()
+    clock.now += 5
+    assert files.name_of(7, "10.0.0.7") == b""
 
 
 def test_the_least_used_go_first_and_are_counted() -> None:

@@ -2,17 +2,20 @@
 """Connects to hosts by name, over and over, by one way of resolving; prints what it sent to each name.
 
 Arguments: the way (getaddrinfo, gethostbyname, gethostbyname_r, gethostbyname2_r, numeric, wire-udp,
-wire-udp-unconnected, wire-tcp, each with -6; after "wait:" it prints "waiting" and begins with a line of
+wire-udp-unconnected, wire-tcp, each with -6; sni, for
+hosts given as NAME@ADDRESS; after "wait:" it prints "waiting" and begins with a line of
 input), rounds, pause in seconds, port, hosts. Prints one JSON line: pid, {host: [connections, bytes]}, and
 all addresses it was given.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
 import socket
+import ssl
 import struct
 import sys
 import time
@@ -78,6 +81,14 @@ def by_wire(way: str, host: str) -> str:
     return socket.inet_ntop(family, reply[first : first + (16 if kind == 28 else 4)])
 
 
+def hello(host: str) -> bytes:
+    """The first bytes of a TLS client that asks for a host."""
+    out = ssl.MemoryBIO()
+    with contextlib.suppress(ssl.SSLWantReadError):
+        ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), out, server_hostname=host).do_handshake()
+    return out.read()
+
+
 def resolve(way: str, host: str) -> str:
     """An address of the host."""
     if way == "getaddrinfo":
@@ -99,15 +110,17 @@ def main() -> None:
         way = way.removeprefix("wait:")
         print("waiting", flush=True)
         sys.stdin.readline()
-    ledger = {host: [0, 0] for host in hosts}
+    ledger = {host.partition("@")[0]: [0, 0] for host in hosts}
     addresses = set()
     for turn in range(int(rounds)):
-        for i, host in enumerate(hosts):
-            address = resolve(way, host)
+        for i, wanted in enumerate(hosts):
+            host, _, numeric = wanted.partition("@")
+            address = numeric or resolve(way, host)
             addresses.add(address)
-            size = 1000 + 10 * turn + i
+            message = hello(host) if way == "sni" else b"q" * (1000 + 10 * turn + i)
+            size = len(message)
             with socket.create_connection((address, int(port))) as there:
-                there.sendall(b"q" * size)
+                there.sendall(message)
                 there.shutdown(socket.SHUT_WR)
                 received = 0
                 while data := there.recv(65536):
