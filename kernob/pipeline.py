@@ -198,7 +198,9 @@ class Pipeline:
 
         places = PlaceWatch(Listening(settings.proc_root), ProcSockets(settings.proc_root), service_of_pid)
         score_of = self.scores.score if settings.scores else None
-        return Map(settings, self.store, known, self._tcp.connections, places, kept, score_of)
+        made = Map(settings, self.store, known, self._tcp.connections, places, kept, score_of)
+        made.name_clients(self._network.names)
+        return made
 
     def __enter__(self) -> Pipeline:
         """Attaches. Raises PreconditionError or KernelError with nothing left behind."""

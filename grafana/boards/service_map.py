@@ -141,6 +141,9 @@ def _graph() -> NodeGraph:
         '"server_port", "mainstat")'
     )
     panel = look.node_graph(text, GRAPH, look.rows(nodes, "A"), look.rows(edges, "B"))
+    # with a time in both, calculateField would join nodes and edges to one table first
+    no_time = {"exclude": {"names": ["Time"]}}
+    panel.with_transformation(DataTransformerConfig(id_val="filterFieldsByName", options=no_time))
     for left, operator, right, alias in (
         ("Value #A", "*", "1", "arc__good"),
         ("1", "-", "Value #A", "arc__bad"),

@@ -22,7 +22,7 @@ from kernob.features.feature import Feature, Report, Tick
 from kernob.features.map_memory import MapMemory
 from kernob.features.map_reports import MapReports
 from kernob.features.places import PlaceWatch
-from kernob.model import Event, Link, NodeKind, PeerClass, Role, Transport
+from kernob.model import Event, Link, Name, NodeKind, PeerClass, Role, Transport
 from kernob.state.baseline import Baseline, Key
 from kernob.state.connections import ConnectionState
 from kernob.state.destinations import Destination
@@ -76,6 +76,7 @@ class Map(Feature):
         self._memory = MapMemory(settings.state_dir, store, self._state, self._baseline)
         self._reports = MapReports(self._host, self._state, self._baseline, self._score, self._look_again)
         self._score_of = score_of
+        self._client_names: Mapping[str, Name] = {}
         self._edge_of = np.full(1024, _NEW, np.int64)
         self._is_mirrored = np.zeros(1024, np.bool_)
         self._untried = np.zeros(1024, np.bool_)
@@ -89,6 +90,10 @@ class Map(Feature):
     def open(self, session: Session) -> None:
         """Takes what an earlier life stored."""
         self._memory.restore()
+
+    def name_clients(self, names: Mapping[str, Name]) -> None:
+        """Takes the names that the network file gives to addresses: such clients are nodes of their own."""
+        self._client_names = names
 
     def make_room(self, flows: int) -> None:
         """Is ready for indices below `flows` (called by `Known`)."""
@@ -158,7 +163,9 @@ class Map(Feature):
 
     def _receive(self, flow: int, owner: Process, there: Destination, tick: Tick) -> None:
         """Gives a flow the edge of whoever is outside."""
-        link = incoming(self._host, owner.service, there.port, there.peer_class)
+        name = self._client_names.get(there.peer)
+        named = name.host if name else ""
+        link = incoming(self._host, owner.service, there.port, there.peer_class, named)
         edge = self._edge(link, tick)
         self._edge_of[flow], self._is_mirrored[flow] = edge, True
         self._series.see_peer(edge, there.peer)
@@ -300,9 +307,10 @@ class Map(Feature):
         events, self._events = self._events, []
         return events
 
-    def losses(self, counts: NDArray[Any]) -> dict[str, int]:
-        """Edges that had no room of their own."""
-        return {"map_edges": self._state.folded}
+    @property
+    def folded(self) -> int:
+        """How often an edge was folded for the cap (cumulative)."""
+        return self._state.folded
 
     def reports(self) -> dict[str, Report]:
         """What `kernob map` and `kernob destinations` ask."""

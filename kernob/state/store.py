@@ -112,7 +112,7 @@ class Store:
         self._thread = threading.Thread(target=self._run, name="store", daemon=True)
         self.lost = 0
         self.problem = ""
-        self.openings = 0
+        self.openings = 0  # how often the file was opened: once more where it was taken away or moved aside
 
     def start(self) -> None:
         """Starts the thread, which opens the file."""
@@ -148,6 +148,12 @@ class Store:
         """What was submitted and is not in the file yet, oldest first."""
         with self._lock:
             return list(self._pending)
+
+    @property
+    def staged(self) -> int:
+        """How many changes of `stage` are not in the file yet."""
+        with self._lock:
+            return len(self._staged)
 
     def close(self, timeout_s: float) -> None:
         """Writes what waits and closes the file, within the time."""

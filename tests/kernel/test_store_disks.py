@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +13,9 @@ import pytest
 
 from kernob.model import Event, EventQuery, Severity
 from kernob.state import history
+from kernob.state.map_history import read_map
 from kernob.state.store import FILE_NAME, Store, Stored
+from tests.unit.test_map_store import Life
 
 ALL = EventQuery(limit=1_000_000)
 
@@ -106,3 +109,28 @@ def test_a_disk_that_is_read_only_is_still_read(disk: Path, caplog: pytest.LogCa
     assert len(lines) == 2
     assert "Read-only file system" in lines[0]
     assert lines[1] == f"1 events did not get into {disk / FILE_NAME}"
+
+
+def test_the_service_map_waits_for_room(disk: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """While the disk is full the map stays in memory, one line is said; then all of it is written."""
+    life = Life(disk)
+    life.tick(5)
+    life.written()
+    ballast = disk / "ballast"
+    ballast.write_bytes(b"")
+    with ballast.open("r+b", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(b"x" * 4096):
+            pass
+    write(life.store, *range(1, 1001))  # the file must grow for these
+    until(lambda: life.store.problem != "")
+    for _ in range(20):
+        life.tick(1)
+        time.sleep(0.005)
+    assert {edge.tx_bytes for edge in read_map(disk)[1]} == {5}
+    ballast.unlink()
+    until(lambda: (life.store.commit(), not life.store.problem)[1])  # type: ignore[func-returns-value]
+    life.tick(1)
+    life.written()
+    assert {edge.tx_bytes for edge in read_map(disk)[1]} == {26}
+    assert len(caplog.records) == 2
+    life.store.close(10)

@@ -28,7 +28,9 @@ HTTP, REDIS = "GET / HTTP/1.1\r\nHost: x\r\n\r\n", "PING\r\n"
 POSTGRES = "\x00\x00\x00\x08\x04\xd2\x16\x2f"
 """SSLRequest of PostgreSQL's protocol: the server answers with one letter."""
 
-HOST, WEB, DB, OUTSIDE = "10.98.1.1", "10.98.1.2", "10.98.1.3", "198.51.100.9"
+# of this process alone: another run of the same topology must not have the same addresses
+_NET = f"10.{64 + os.getpid() % 64}.{os.getpid() // 64 % 256}"
+HOST, WEB, DB, OUTSIDE = f"{_NET}.1", f"{_NET}.2", f"{_NET}.3", "198.51.100.9"
 VIP = "192.0.2.80"
 NOWHERE = "203.0.113.9"
 _HOOKS = (("prerouting", -100), ("output", -100), ("postrouting", 100))

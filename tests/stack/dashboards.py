@@ -27,6 +27,7 @@ RELEASES = ("9", "13")
 _LIMIT_S = 600
 
 QUIET = {
+    ("kernob-map", "New destinations of the week", "A"),
     ("kernob-self", "Failed and repeated", "A"),
     ("kernob-self", "Collector: points", "B"),
     ("kernob-self", "VictoriaMetrics: rows", "B"),
