@@ -134,6 +134,9 @@ class Agent:
             self._stopping = True
             self._changed.notify_all()
         self._thread.join(_STOP_JOIN_S)
+        if self._thread.is_alive():  # it still reads what would be closed; the process's end closes it, too
+            self.failure = self.failure or TimeoutError(f"the last reading took over {_STOP_JOIN_S:g} s")
+            return
         self._pipeline.__exit__(kind, error, trace)
 
     def latest(self) -> Snapshot | None:

@@ -14,12 +14,12 @@ from kernob.commands.base import EXIT_CODES, load
 from kernob.commands.options import config_option
 
 
-class _EndedError(BaseException):
-    """A signal came before the agent. Not an Exception: nothing may mistake it for a failure."""
-
-
 def _end(_number: int, _frame: FrameType | None) -> None:
-    raise _EndedError
+    """Nothing is attached yet: there is nothing to take back.
+
+    An exception would not do. Raised while something is imported it may be lost, and the agent would run on.
+    """
+    os._exit(0)
 
 
 @click.command(epilog=EXIT_CODES, short_help="The agent: watch, and send OTLP metrics.")
@@ -44,12 +44,9 @@ def run(config_file: Path | None, otlp_file: Path | None) -> int:
     """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _end)  # until the agent takes them over
-    try:
-        settings = load(config_file)
-        # numpy's library would start threads for arithmetic that Kernob never does
-        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-        from kernob.agent import run_agent
+    settings = load(config_file)
+    # numpy's library would start threads for arithmetic that Kernob never does
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    from kernob.agent import run_agent
 
-        return run_agent(settings, otlp_file)
-    except _EndedError:
-        return 0
+    return run_agent(settings, otlp_file)

@@ -58,6 +58,11 @@ def _variable(name: str) -> str:
     return name if name.startswith("OTEL_") else f"KERNOB_{name.upper()}"
 
 
+def patience() -> float:
+    """How many times as long as on an idle machine things may take now: runnable threads per processor."""
+    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
 def wait_until(condition: Callable[[], bool], what: str, limit_s: float = READY_LIMIT_S) -> None:
     """Poll until it holds; fails the test, naming `what`, after `limit_s`."""
     deadline = time.monotonic() + limit_s

@@ -28,6 +28,8 @@ from .wan import INTERFACE, MISHAPS, THERE, mishaps, send_here, wan
 MEGABYTE = 1_000_000
 STEP_S, RATE_WINDOW_S = 30, 120
 SLOWEST = 12
+SHOWN_LIMIT_S = 240
+"""The aim is a minute on a quiet machine; what is not there by now will not come."""
 CLIENTS = {"kernob-ci-shown-a": 7 * MEGABYTE, "kernob-ci-shown-b": 40 * MEGABYTE}
 
 
@@ -127,7 +129,7 @@ def shown(images: float, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
                 empty.update({problem.partition(" (")[0]: time.time() - began_s for problem in problems})
                 return not problems
 
-            _wait(stack, everything_shows, began_s)
+            _wait(everything_shows, began_s)
             for place, when_s in sorted(empty.items(), key=lambda item: -item[1])[:SLOWEST]:
                 progress(f"{place}: empty {when_s:.0f} s after `up` began")
             yield Shown(stack, neighbour, began_s, sent_s, time.time())
@@ -136,14 +138,15 @@ def shown(images: float, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
             stack.down(volumes=True)
 
 
-def _wait(stack: Stack, everything_shows: Callable[[], bool], began_s: float) -> None:
-    """Until then; else fail with what does not show."""
+def _wait(everything_shows: Callable[[], bool], began_s: float) -> None:
+    """Until then; what does not show in time is named by the tests, which need not all of it."""
     try:
-        wait_for(everything_shows, "all panels to show something", 900, 3)
-    except TimeoutError:
-        found = check.run(stack.victoria.url, check.Range(began_s, time.time()))
-        pytest.fail("\n".join(dashboards.query_problems(found)), pytrace=False)
-    progress(f"every query of every dashboard found something {time.time() - began_s:.0f} s after `up` began")
+        wait_for(everything_shows, "all panels to show something", SHOWN_LIMIT_S, 3)
+    except TimeoutError as error:
+        progress(f"{error}; now the tests look at what there is")
+    else:
+        took_s = time.time() - began_s
+        progress(f"every query of every dashboard found something {took_s:.0f} s after `up` began")
 
 
 @pytest.fixture(scope="module")
