@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev top doctor test test-stack lint format docs dashboards bench stack-images lint-stack lock clean
+.PHONY: help setup setup-dev top doctor demo test test-stack lint format docs dashboards bench stack-images lint-stack lock clean
 
 help: ## say what there is
 	@printf 'Kernob: which process sends how many bytes to whom.\n\n'
@@ -23,6 +23,11 @@ top: setup ## live traffic by process and destination (needs root)
 
 doctor: setup ## what this kernel offers, and what is missing
 	@$(BIN)/kernob doctor
+
+demo: setup ## a small business, faults in it, what Kernob says of each (root, Docker; ARGS="--only broker")
+	@sh demo/install.sh
+	@tests/stack/engine.sh start
+	@$(BIN)/python -m demo $(ARGS)
 
 test: setup-dev ## run the tests (ARGS="-k name" selects; as root the kernel tests run too)
 	@$(BIN)/python -m pytest $(ARGS)

@@ -6,6 +6,7 @@
 #   kernob/agent:packages            Kernob on BCC
 #   kernob/collector:packages        the OpenTelemetry Collector, compiled from Go modules
 #   kernob/victoriametrics:packages  VictoriaMetrics, vmalert and vmalert-tool from Debian sid
+#   kernob/demo:packages             what the demo runs in containers; only where STACK_IMAGES names it
 #
 # Run again it does nothing for what is built and unchanged. STACK_IMAGES="base agent" builds only those.
 # Needs root, mmdebstrap, go (1.25 or newer), docker with buildx. Nothing of this machine (mirror, proxy,
@@ -59,6 +60,7 @@ inputs() { # image: everything that decides what is in it
         ;;
     collector) image_id base && cat docker/collector/*.go docker/collector/go.* docker/collector/Dockerfile ;;
     victoriametrics) image_id base && cat docker/victoriametrics/* && recipe_text build_victoriametrics ;;
+    demo) image_id base && cat docker/demo/Dockerfile docker/agent/apt.sh ;;
     esac
 }
 
@@ -99,6 +101,14 @@ build_base() {
     quietly import docker import --change 'CMD ["/bin/sh"]' --change "LABEL kernob.recipe=$recipe" \
         "$work/base.tar" "kernob/base:$tag"
     rm -f "$work/base.tar"
+}
+
+build_demo() {
+    say "kernob/demo:$tag: Redis and Python from Debian"
+    echo "$mirror" >"$work/mirror"
+    set -- --secret "id=apt,src=$work/apt.conf" --secret "id=mirror,src=$work/mirror"
+    [ ! -s "$ca" ] || set -- "$@" --secret "id=ca,src=$ca"
+    buildx demo . "$@"
 }
 
 build_agent() {
@@ -173,7 +183,7 @@ mirror=${DEBIAN_MIRROR:-$(find_mirror)}
 write_apt_settings >"$work/apt.conf"
 for image in ${STACK_IMAGES:-base agent collector victoriametrics}; do
     case $image in
-    base | agent | collector | victoriametrics) build "$image" ;;
-    *) fail "STACK_IMAGES: '$image' is none of base, agent, collector, victoriametrics" ;;
+    base | agent | collector | victoriametrics | demo) build "$image" ;;
+    *) fail "STACK_IMAGES: '$image' is none of base, agent, collector, victoriametrics, demo" ;;
     esac
 done

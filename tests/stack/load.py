@@ -22,8 +22,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from compose.victoria import Victoria
+
 from .compose import HERE, progress, run
-from .victoria import Victoria
 
 WORKLOADS = HERE / "workloads"
 IMAGE = "kernob/agent:packages"

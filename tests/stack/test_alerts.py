@@ -25,6 +25,8 @@ from typing import Any
 
 import pytest
 
+from compose.rules import quick
+
 from .compose import ROOT, Stack, free_ports, progress, run, wait_for
 
 IMAGE = "kernob/victoriametrics:packages"
@@ -48,23 +50,6 @@ with socket.create_server((sys.argv[1], int(sys.argv[2]))) as server:
     while peer.recv(1 << 20):
         pass
 """
-
-
-def quick(rules: str) -> str:
-    r"""The rules with minutes of waiting as seconds, windows of half a minute, evaluated every 2 s.
-
-    >>> quick("        for: 3m\n        increase(x[2m]) / 120 > 180\n    interval: 30s\n")
-    '        for: 3s\n        increase(x[30s]) / 30 > 40\n    interval: 2s\n'
-    """
-    rules = re.sub(r"(\n? +(?:for|keep_firing_for): \d+)m\n", r"\1s\n", rules)
-    rules = re.sub(r"( interval: )\w+\n", r"\g<1>2s\n", rules)
-    # half a minute is enough for traffic that never pauses; in life a quiet series comes once a minute
-    return (
-        rules.replace("[2m]", "[30s]")
-        .replace("/ 120", "/ 30")
-        .replace("> 180", "> 40")
-        .replace("> 90", "> 20")
-    )
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,13 @@ from typing import Any
 
 import pytest
 
+from compose.victoria import COUNTERS
 from grafana import check
 
 from . import dashboards
 from .compose import Stack, progress, wait_for
 from .conftest import ROOMY
 from .load import WORKLOADS, container_workload, host_workload
-from .victoria import COUNTERS
 from .wan import INTERFACE, MISHAPS, THERE, mishaps, send_here, wan
 
 MEGABYTE = 1_000_000

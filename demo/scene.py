@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a story happens: the business, the stack, ways of asking both, and what is told of it.
+
+Given to each story's `run`. A story calls `expect` and `must` for what it claims, `log` and `says` for what
+it tells. `faulty` says whether its fault is to be injected; without it, the harmless twin runs instead.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Any, TypeVar
+
+from compose.project import Stack, StackError, run
+from compose.victoria import QueryError, Sample
+
+from .business import Business
+from .owned import Running
+from .screen import Screen
+from .story import MissingError
+
+T = TypeVar("T")
+_POLL_S = 1.0
+PATIENCE = 3
+
+
+@dataclass(frozen=True)
+class Alert:
+    """An alert that fires."""
+
+    name: str
+    labels: dict[str, str]
+    summary: str
+    dashboard: str
+
+
+def clock(unix_s: float) -> str:
+    """The time of day (UTC) to the millisecond.
+
+    >>> clock(1.5)
+    '00:00:01.500'
+    """
+    return datetime.fromtimestamp(unix_s, timezone.utc).strftime("%H:%M:%S.%f")[:-3]
+
+
+def amount(value: float) -> str:
+    """Bytes, readable.
+
+    >>> amount(20_500_000)
+    '20.5 MB'
+    """
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if value >= size:
+            return f"{value / size:.1f} {unit}"
+    return f"{value:.0f} B"
+
+
+@dataclass
+class Scene:
+    """One story's. `began_s` is its beginning, Unix time."""
+
+    business: Business
+    stack: Stack
+    screen: Screen
+    faulty: bool
+    grafana: bool
+    agent_id: str
+    name: str
+    began_s: float = field(default_factory=time.time)
+    told: list[tuple[str, str]] = field(default_factory=list)
+    ended: threading.Event = field(default_factory=threading.Event)
+    _programs: list[Running] = field(default_factory=list)
+
+    def program(self, script: str, *arguments: object, word: str, name: str = "") -> Running:
+        """A program of demo/services, once its log has `word`; it ends with the story."""
+        running = self.business.program(script, *arguments, name=name)
+        self._programs.append(running)
+        self.business.wait_for_word(running.name, word)
+        return running
+
+    def close(self) -> None:
+        """End what the story started."""
+        for running in reversed(self._programs):
+            running.end()
+
+    # ---- what is claimed ----------------------------------------------------------------------------
+
+    def expect(self, what: str, probe: Callable[[], T | None], limit_s: float) -> T:
+        """What `probe` finds, asked again and again; MissingError if that is nothing within the time.
+
+        The time is what it takes at most on a machine that has some to spare; a busy one gets three times as
+        much, but not where nothing is injected: there it is only waited for what must not come.
+        """
+        limit_s *= PATIENCE if self.faulty else 1
+        deadline_s = time.monotonic() + limit_s
+        self.screen.doing(f"{self.name}: waits for {what}")
+        while True:
+            found = self._try(probe)
+            if found:
+                return found
+            if time.monotonic() > deadline_s:
+                raise MissingError(f"{what}, within {limit_s:.0f} s")
+            self.pause(_POLL_S)
+
+    @staticmethod
+    def _try(probe: Callable[[], T | None]) -> T | None:
+        try:
+            return probe()
+        except (QueryError, StackError, OSError):
+            return None  # a busy machine; asked again
+
+    def must(self, holds: object, what: str) -> None:
+        """Claim it: told if it holds, MissingError if not."""
+        if not holds:
+            raise MissingError(what)
+        self.told.append(("check", what))
+
+    def pause(self, seconds: float) -> None:
+        """Sleep; ends at once when the demo does."""
+        if self.ended.wait(seconds):
+            raise KeyboardInterrupt
+
+    # ---- what is told -------------------------------------------------------------------------------
+
+    def says(self, text: str) -> None:
+        """What Kernob shows."""
+        self.told.append(("kernob", text))
+
+    def log(self, text: str) -> None:
+        """What the application's own log shows."""
+        self.told.append(("log", text))
+
+    def fault(self, text: str) -> None:
+        """What was done."""
+        self.told.append(("fault", text))
+
+    def see(self, board: str, **variables: str) -> None:
+        """Where to look: a dashboard (its uid) at this story's time; vmui where there is no Grafana."""
+        words = {f"var-{k}": v for k, v in variables.items()}
+        if self.grafana:
+            begin, end = int((self.began_s - 60) * 1000), int((time.time() + 30) * 1000)
+            query = urllib.parse.urlencode({**words, "from": begin, "to": end})
+            self.told.append(("see", f"{self.stack.url('GRAFANA')}/d/{board}?{query}"))
+        else:
+            self.told.append(
+                ("see", f"dashboard {board}" + "".join(f", {k} {v}" for k, v in variables.items()))
+            )
+
+    # ---- what is asked ------------------------------------------------------------------------------
+
+    def query(self, expression: str) -> list[Sample]:
+        """MetricsQL, now, of everything that has arrived."""
+        self.stack.victoria.flush()
+        return self.stack.victoria.query(expression)
+
+    def value(self, expression: str) -> float | None:
+        """The value of a query with one series at most; None for none."""
+        found = self.query(expression)
+        return found[0].value if found else None
+
+    def grown(self, metric: str, selector: str) -> float:
+        """What a counter grew by since the story began."""
+        window_s = int(time.time() - self.began_s) + 1
+        return self.value(f"sum(increase({metric}{{{selector}}}[{window_s}s]))") or 0.0
+
+    def firing(self, name: str, **labels: str) -> list[Alert]:
+        """Alerts of this name, with these labels, that fire now."""
+        with urllib.request.urlopen(f"{self.stack.url('VMALERT')}/api/v1/alerts", timeout=10) as answer:
+            found = json.loads(answer.read())["data"]["alerts"] or []
+        return [
+            Alert(
+                name,
+                each["labels"],
+                " ".join(each["annotations"].get("summary", "").split()),
+                each["annotations"].get("dashboard", ""),
+            )
+            for each in found
+            if each["name"] == name and each["state"] == "firing" and labels.items() <= each["labels"].items()
+        ]
+
+    def kernob(self, *words: str) -> str:
+        """What a `kernob` command prints in the agent's container."""
+        return run("docker", "exec", self.agent_id, "kernob", *words, limit_s=60)
+
+    def events(self, kind: str, service: str) -> list[dict[str, Any]]:
+        """Events of this story's time, from `kernob events`; `kind` is the last word of theirs."""
+        since = f"{int(time.time() - self.began_s) + 1}s"
+        words = ("events", "--json", "--since", since, "--kind", kind, "--service", service)
+        return [json.loads(line) for line in self.kernob(*words).splitlines()]
+
+    def delivered(self, kind: str, pid: int) -> list[dict[str, Any]]:
+        """The same events of a process as they came out of the Collector, as OTLP or out of VictoriaLogs."""
+        if self.stack.services().count("victorialogs"):
+            return self._from_victorialogs(kind, pid)
+        identity = self.stack.containers()["collector"]["Id"]
+        path = "/var/lib/kernob-collector/logs.jsonl"
+        lines = run("docker", "exec", identity, "/busybox", "cat", path).splitlines()
+        return [
+            record
+            for line in lines
+            if kind in line
+            for record in records(json.loads(line))
+            if record["event.name"] == kind and str(record.get("process.pid")) == str(pid)
+        ]
+
+    def _from_victorialogs(self, kind: str, pid: int) -> list[dict[str, Any]]:
+        query = urllib.parse.urlencode({"query": f'event.name:="{kind}" process.pid:="{pid}"'})
+        with urllib.request.urlopen(
+            f"{self.stack.url('VICTORIALOGS')}/select/logsql/query?{query}", timeout=10
+        ) as answer:
+            return [json.loads(line) for line in answer.read().splitlines()]
+
+
+def records(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """Log records of one OTLP/JSON line as flat dictionaries, with `time_unix_ns` and `body`.
+
+    >>> records({"resourceLogs": [{"scopeLogs": [{"logRecords": [{
+    ...     "timeUnixNano": "7", "body": {"stringValue": "b"}, "attributes": [
+    ...         {"key": "event.name", "value": {"stringValue": "k"}}]}]}]}]})
+    [{'time_unix_ns': 7, 'body': 'b', 'event.name': 'k'}]
+    """
+    return [
+        {
+            "time_unix_ns": int(record["timeUnixNano"]),
+            "body": record["body"]["stringValue"],
+            **{each["key"]: next(iter(each["value"].values())) for each in record["attributes"]},
+        }
+        for resource in document.get("resourceLogs", [])
+        for scope in resource["scopeLogs"]
+        for record in scope["logRecords"]
+    ]

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A worker is blocked on a futex for 180 ms, because another thread holds the lock.
+
+Once a second a thread renews prices and holds their lock for 180 ms; the worker waits for it in futex(2).
+Nothing is logged and no CPU is used. Kernob has the calls by process, as a histogram. Without the fault the
+lock is held for 1 ms.
+"""
+
+from __future__ import annotations
+
+from demo.scene import Scene
+from demo.story import Story
+
+SERVICE = "pricing.py"
+HOLD_S, SHORT_S = 0.180, 0.001
+LONG_S = 0.14
+WINDOW_S = 15
+LEAST = 8
+_CALLS = (
+    f'sum by (vmrange) (increase(kernob_syscall_duration_seconds_bucket{{kernob_service="{SERVICE}",'
+    f'kernob_syscall="futex"}}[{WINDOW_S}s]))'
+)
+LONG_CALLS = f"sum({_CALLS}) * (1 - histogram_share({LONG_S}, {_CALLS}))"
+
+
+def run(scene: Scene) -> None:
+    """See the module."""
+    hold_s = HOLD_S if scene.faulty else SHORT_S
+    pricing = scene.program(SERVICE, hold_s, word="served")
+    scene.fault(
+        f"a thread of {SERVICE} (PID {pricing.pid}) holds its lock for {hold_s * 1e3:.0f} ms a second"
+    )
+
+    def enough() -> float | None:
+        count = scene.value(LONG_CALLS)
+        return count if count and count >= LEAST else None
+
+    count = scene.expect(f"{LEAST} waits on a futex of {LONG_S * 1e3:.0f} ms or more", enough, 60)
+    scene.log(f"{pricing.lines()[-1]}   (all it says)")
+    worst_s = scene.value(f"histogram_quantile(1, {_CALLS})") or 0.0
+    scene.says(f"futex, {SERVICE}: {count:.0f} calls in {WINDOW_S} s took up to {worst_s * 1e3:.0f} ms")
+    scene.must(worst_s >= HOLD_S - 0.02, f"the longest is in the bucket that ends at {worst_s * 1e3:.0f} ms")
+    waited = (
+        f'kernob_process_syscall_time_seconds_total{{process_pid="{pricing.pid}",kernob_syscall="futex"}}'
+    )
+    waited_s = scene.value(f"sum(increase({waited}[{WINDOW_S}s]))") or 0.0
+    scene.must(
+        waited_s > LEAST * LONG_S,
+        f"PID {pricing.pid} spent {waited_s:.1f} s of the last {WINDOW_S} s in futex",
+    )
+    scene.see("kernob-host")
+
+
+STORY = Story("futex", "A worker waits 180 ms for a lock", run)
