@@ -428,7 +428,7 @@ static __always_inline int on_end(u64 task, const int direct)
             count_turn(life->image, TURN_FORK, 0);
         note_end(leader, tgid, life, code, forked, now);
     }
-    if (has_failed(code) ? afford(BUDGET_FAILURES, now, 2000000, 1000)
+    if (has_failed(code) ? afford(BUDGET_FAILURES, now, 10000000, 500)
                          : wants(OPTION_EXIT_EVENTS) && afford(BUDGET_OTHERS, now, 10000000, 200))
         tell_life(task, life, TURN_EXIT, code, forked, now, direct);
     else if (has_failed(code))

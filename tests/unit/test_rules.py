@@ -108,6 +108,7 @@ def test_metrics_of_ours_exist_under_that_name(file: Path) -> None:
         *OWN_METRICS,
         *traffic.SPECS,
         *tcp.SPECS,
+        *lifecycle.SPECS,
         *score_series.SPECS,
         *map_series.SPECS,
         *baseline.SPECS,
