@@ -24,11 +24,13 @@
 #define SELECT_WORDS     16                          /* FD_SETSIZE: 1024 descriptors */
 
 #if defined(__TARGET_ARCH_arm64) || defined(KERNOB_ARCH_ARM64)
+#define CALL_SELECT   ~0U /* there is none */
 #define OFF_REGS_ARG1 272 /* pt_regs.orig_x0 */
 #define OFF_REGS_ARG2 8
 #define OFF_REGS_ARG3 16
 #define OFF_REGS_ARG4 24
 #else
+#define CALL_SELECT   23  /* its timeout is in microseconds, that of pselect6 in nanoseconds */
 #define OFF_REGS_ARG1 112 /* pt_regs.di, si, dx, r10 */
 #define OFF_REGS_ARG2 104
 #define OFF_REGS_ARG3 96
@@ -169,12 +171,16 @@ int tp__poll_exit(u64 *ctx)
     return 0;
 }
 
-static __always_inline int begin_timed(u64 timeout, u64 set, u64 count)
+/* `timeout`: seconds and `unit` ns; shorter ones than a wait are not looked at, however long they take. */
+static __always_inline int begin_timed(u64 timeout, u64 unit, u64 set, u64 count)
 {
     u64 thread = bpf_get_current_pid_tgid();
     struct timed_wait wait = {.began_ns = bpf_ktime_get_ns()};
 
-    if (!timeout)
+    u64 limit[2] = {};
+
+    if (!timeout || bpf_probe_read_user(limit, sizeof(limit), (void *)timeout) ||
+        limit[0] * SECOND_NS + limit[1] * unit < WAIT_LEAST_NS)
         return 0;
     for (u32 word = 0; word < SELECT_WORDS; word++) { /* the kernel reads whole words, too */
         if (!set || 64 * word >= count)
@@ -200,7 +206,7 @@ static __always_inline int end_timed(u64 result, struct timed_wait *wait)
 
 int tp__ppoll_enter(u64 *ctx)
 {
-    return begin_timed(ctx[4], 0, 0);
+    return begin_timed(ctx[4], 1, 0, 0);
 }
 
 int tp__ppoll_exit(u64 *ctx)
@@ -214,7 +220,9 @@ int tp__ppoll_exit(u64 *ctx)
 
 int tp__select_enter(u64 *ctx)
 {
-    return begin_timed(ctx[6], ctx[3], (s32)ctx[2] > 0 ? (s32)ctx[2] : 0);
+    u64 unit = (u32)ctx[1] == CALL_SELECT ? 1000 : 1;
+
+    return begin_timed(ctx[6], unit, ctx[3], (s32)ctx[2] > 0 ? (s32)ctx[2] : 0);
 }
 
 int tp__select_exit(u64 *ctx)

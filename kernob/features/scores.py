@@ -186,35 +186,48 @@ class Scores(Feature):
         dependencies = self.dependencies
         rows = len(dependencies)
         names = [dependencies.name(row) for row in range(rows)]
-        wheres = [where(name) for name in names]
-        self._scores.set(names, self.table, lambda r, c: (*wheres[r], dimension(c)), since_unix_ns)
+        self._scores.set(names, self.table, lambda r, c: (*where(names[r]), dimension(c)), since_unix_ns)
         counted = derive.samples(self.sums).astype(np.float64)
         counted[counted == 0] = np.nan
-        reasons = [commonest(dependencies.windows.reasons(row)) for row in range(rows)]
+        reasons = [""] * rows
+        for row, mine in dependencies.windows.blamed().items():
+            reasons[row] = commonest(mine)
         self._samples.set(
-            list(zip(names, reasons, strict=True)),
+            names,
             counted,
-            lambda r, c: (*wheres[r], dimension(c), *error_type(reasons[r], c)),
+            lambda r, c: (*where(names[r]), dimension(c), *error_type(reasons[r], c)),
             since_unix_ns,
+            reasons,
         )
-        windows = dependencies.windows
         failing = dependencies.failing_now[:rows].astype(np.float64)
         calm = self.sums.raw[:, Column.FAILED] == 0
         failing[(failing == 0) & calm] = np.nan
-        self._failing.set(names, failing[:, None], lambda r, _c: wheres[r], since_unix_ns)
+        self._failing.set(names, failing[:, None], lambda r, _c: where(names[r]), since_unix_ns)
         failed = dependencies.failed_unix_ns[:rows] / 1e9
-        failed[[not windows.reasons(row) for row in range(rows)]] = np.nan
-        self._failed.set(names, failed[:, None], lambda r, _c: wheres[r], since_unix_ns)
+        failed[[not reason for reason in reasons]] = np.nan
+        self._failed.set(names, failed[:, None], lambda r, _c: where(names[r]), since_unix_ns)
         self._export_hosts(since_unix_ns)
 
     def host_table(self) -> tuple[list[str], NDArray[np.float64]]:
         """Addresses, and their scores over all services and ports."""
         hosts = self.dependencies.hosts()
         table = absent(len(hosts), len(SCORED))
-        rows = [row for _name, row in self.dependencies.items()]
-        if not rows:
-            return list(hosts), table
-        mine = self.dependencies.host_of[rows]
+        everyone = [row for _name, row in self.dependencies.items() if row < len(self.table)]
+        owners = self.dependencies.host_of[everyone]
+        # most destinations serve one service on one port: their score is that one's
+        shared = np.bincount(owners, minlength=len(hosts))[owners] > 1
+        every = np.array(everyone, np.int64)
+        table[owners[~shared]] = self.table[every[~shared]]
+        if shared.any():
+            table[np.unique(owners[shared])] = self._of_shared(every[shared], owners[shared], list(hosts))
+        return list(hosts), table
+
+    def _of_shared(
+        self, rows: NDArray[np.int64], owners: NDArray[np.int64], names: list[str]
+    ) -> NDArray[np.float64]:
+        """Scores of destinations that stand for several rows, in the order of their numbers."""
+        numbers, mine = np.unique(owners, return_inverse=True)
+        hosts = [names[number] for number in numbers.tolist()]
         summed = Sums(*(_by_group(part[rows], mine, len(hosts)) for part in _parts(self.sums)))
         windows = self.dependencies.windows
         everything = slice(0, len(self.dependencies))
@@ -229,7 +242,7 @@ class Scores(Feature):
         silenced = [index for index, host in enumerate(hosts) if host.lower() in self._long_poll]
         table[silenced, Dimension.RESPONSIVENESS] = np.nan
         table[:, -1] = derive.composite(table[:, :-1], self.rules)
-        return list(hosts), table
+        return table
 
     def _export_hosts(self, since_unix_ns: int) -> None:
         hosts, table = self.host_table()

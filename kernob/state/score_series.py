@@ -78,20 +78,33 @@ class SeriesTable:
         self._block = block
         self._slots = np.full((0, columns), -1, np.int64)
         self._stand_for: list[Hashable] = []
+        self._variants: list[str] = []
 
     def __len__(self) -> int:
         return int((self._slots >= 0).sum())
 
     def set(
-        self, identities: Sequence[Hashable], values: NDArray[np.float64], name: Name, start_unix_ns: int
+        self,
+        identities: Sequence[Hashable],
+        values: NDArray[np.float64],
+        name: Name,
+        start_unix_ns: int,
+        variants: Sequence[str] = (),
     ) -> None:
-        """Has each series say its value; those without (NaN), or whose row stands for another, end."""
+        """Has each series say its value; those without (NaN), or whose row stands for another, end.
+
+        `variants` tell apart, by row, what else its series' attributes depend on.
+        """
         rows, columns = values.shape
         if rows > len(self._slots):
             more = np.full((rows - len(self._slots), columns), -1, np.int64)
             self._slots = np.concatenate([self._slots, more])
             self._stand_for += [None] * (rows - len(self._stand_for))
-        changed = [row for row in range(rows) if self._stand_for[row] != identities[row]]
+            self._variants += [""] * (rows - len(self._variants))
+        pairs = zip(self._stand_for, identities, strict=False)
+        changed = [row for row, (old, new) in enumerate(pairs) if old is not new and old != new]
+        both = zip(self._variants, variants, strict=False)
+        changed += [row for row, (old, new) in enumerate(both) if old != new]
         present = ~np.isnan(values)
         gone = ~present
         gone[changed] = True
@@ -101,6 +114,7 @@ class SeriesTable:
             self._slots[:rows][gone] = -1
         for row in changed:
             self._stand_for[row] = identities[row]
+            self._variants[row] = variants[row] if variants else ""
         for row, column in np.argwhere(present & (self._slots[:rows] < 0)).tolist():
             self._slots[row, column] = self._block.admit(name(row, column), start_unix_ns)
         self._block.set(self._slots[:rows][present], np.round(values[present], 4))

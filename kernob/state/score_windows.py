@@ -227,6 +227,10 @@ class ScoreWindows:
         """The slow histograms, likewise: of days rather than minutes."""
         return self._usual[rows]
 
+    def blamed(self) -> Mapping[int, Mapping[str, int]]:
+        """Rows in whose window something failed, with the reasons; not to be changed."""
+        return self._reasons
+
     def reasons(self, row: int) -> dict[str, int]:
         """Why what failed in the window failed, and how often."""
         return dict(self._reasons.get(row, {}))
