@@ -37,7 +37,7 @@ class Alert:
     name: str
     labels: dict[str, str]
     summary: str
-    dashboard: str
+    description: str
 
 
 def clock(unix_s: float) -> str:
@@ -178,7 +178,7 @@ class Scene:
                 name,
                 each["labels"],
                 " ".join(each["annotations"].get("summary", "").split()),
-                each["annotations"].get("dashboard", ""),
+                " ".join(each["annotations"].get("description", "").split()),
             )
             for each in found
             if each["name"] == name and each["state"] == "firing" and labels.items() <= each["labels"].items()

@@ -38,7 +38,7 @@ def run(scene: Scene) -> None:
     since_s = scene.value(f"min(kernob:owner:since_seconds{{{chosen}}})") or 0.0
     scene.must(
         abs(since_s - scene.began_s) <= SINCE_LIMIT_S,
-        f"owner since {clock(since_s)}, {since_s - scene.began_s:.0f} s after it was started",
+        f"owner since {clock(since_s)}, {abs(since_s - scene.began_s):.0f} s from its start",
     )
     backup.end()
     scene.expect("the alert's end", lambda: not scene.firing(ALERT, **who), 120)

@@ -136,7 +136,7 @@ def counted(name: str, title: str, fault: Fault, count: Count) -> Story:
             low = scores.falls(scene, count.dimension, good, 0.7)
         recovers(scene, count.metric, selector)
         scores.recovers(scene, count.dimension, good, low)
-        scene.see("kernob-tcp", service=SERVICE)
+        scene.see("kernob-dependency", service=SERVICE)
 
     return Story(name, title, run)
 
@@ -163,7 +163,7 @@ def run_slow(scene: Scene) -> None:
     scene.expect("the old answer times", lambda: (v := scene.value(P95)) and v < (before_s + slow_s) / 2, 60)
     scene.must(True, "the fault is taken away: answers are as quick as before")
     scores.recovers(scene, "latency", good, low)
-    scene.see("kernob-tcp", service=SERVICE)
+    scene.see("kernob-dependency", service=SERVICE)
 
 
 def run_loss(scene: Scene) -> None:
@@ -188,7 +188,7 @@ def run_loss(scene: Scene) -> None:
     scene.expect("the end of it", lambda: (scene.value(rest) or 0) <= 1, 90)
     scene.must(True, "the fault is taken away: nothing is sent twice any more")
     scores.recovers(scene, "packet_health", good, low)
-    scene.see("kernob-tcp", service=SERVICE)
+    scene.see("kernob-dependency", service=SERVICE)
 
 
 CONNECTIONS, DROPS = "kernob_tcp_connections_total", "kernob_tcp_drops_total"
