@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -87,6 +89,19 @@ class Neighbour:
         self.process.communicate(timeout=60)
 
 
+@contextlib.contextmanager
+def stuck_and_waiting() -> Iterator[None]:
+    """A writer whose reader sleeps, and a reader whose writer does; without a terminal, as daemons."""
+    lines = ("cat /dev/zero | sleep 3600", "sleep 3600 | cat")
+    shells = [subprocess.Popen(["/bin/sh", "-c", line], start_new_session=True) for line in lines]
+    try:
+        yield
+    finally:
+        for shell in shells:
+            os.killpg(shell.pid, signal.SIGKILL)
+            shell.wait()
+
+
 @dataclass(frozen=True)
 class Shown:
     """A stack with traffic in it, and Unix times.
@@ -106,7 +121,7 @@ def shown(images: float, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     """A stack of its own: two containers send what CLIENTS says, others own the interface and the disk."""
     settings = {**ROOMY, "KERNOB_INTERFACES": INTERFACE, "KERNOB_BPF_STATS": "true"}
     stack = Stack("kernob-ci-shown", ("tests/stack/fast.yaml",), settings)
-    with wan() as (there, here):
+    with wan() as (there, here), stuck_and_waiting():
         neighbour = Neighbour(tmp_path_factory.mktemp("disk"))
         try:
             stack.down(volumes=True)

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What measuring system calls costs those who make them.
+
+Run as `python -m benchmarks.syscalls`, with `--many` also for 40 watched calls. First the time in the
+programs by the kernel's account, net of empty ones on the same hooks; then wall time a call without and with
+them, for each way of attaching, beside empty programs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import struct
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from benchmarks.table import median, progress, show, spread
+from benchmarks.workload import CPU, Result, Workloads
+from kernob.config import load_settings
+from kernob.errors import KernobError
+from kernob.kernel import attach, syscall
+from kernob.kernel.attach import Hook, Loader
+from kernob.kernel.btf import Btf
+from kernob.kernel.compiler import CompiledObject, ProgramCode
+from kernob.kernel.programs import RunStats
+from kernob.kernel.session import Session
+from kernob.pipeline import kernel_options
+from kernob.probes import PROBES, syscalls
+from kernob.syscall_table import NEVER_RETURN, numbers
+
+_RETURN_0 = bytes.fromhex("b7000000000000009500000000000000")  # r0 = 0; exit
+_STATS_RUN_TIME = 0
+_ROUNDS = 9
+_CALLS = 300_000
+_MANY = 40
+
+NONE, AGAIN = "nothing", "nothing, again"
+WAYS = {
+    "tracepoint": frozenset[str](),
+    "tp_btf": frozenset({"tracepoint"}),
+    "raw_tp": frozenset({"tracepoint", "tp_btf"}),
+}
+_CASES = {"getppid (not watched)": ("getppid", 1), "1-byte pipe write + read (both watched)": ("pipe", 2)}
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One way to have the machine while a workload runs."""
+
+    name: str
+    attached: Callable[[], contextlib.AbstractContextManager[object]]
+
+
+def _hooks(names: Sequence[str]) -> tuple[Hook, ...]:
+    return syscalls.watching(names).hooks
+
+
+def _measuring(names: Sequence[str], off: frozenset[str], stats: bool = False) -> Session:
+    """The programs of the probe, nothing else of Kernob."""
+    chosen = kernel_options(load_settings({}))
+    options = replace(chosen, kinds_off=off, bpf_stats=stats)
+    sources = [source for probe in PROBES for source in probe.sources]
+    return Session(sources, _hooks(names), options, lambda session: syscalls.choose(session, names))
+
+
+@contextlib.contextmanager
+def _empty(names: Sequence[str], off: frozenset[str], stats: bool = False) -> Iterator[list[attach.Link]]:
+    """Programs that return at once, on the same hooks."""
+    hooks = _hooks(names)
+    programs = {a.program for hook in hooks for c in hook.candidates for a in c.attachments}
+    compiled = CompiledObject({}, {name: ProgramCode(name, _RETURN_0, ()) for name in programs})
+    loader = Loader(compiled, {}, Btf.load())
+    fd = syscall.bpf(syscall.ENABLE_STATS, struct.pack("=I", _STATS_RUN_TIME)) if stats else -1
+    links: list[attach.Link] = []
+    try:
+        for hook in hooks:
+            links += attach.attach(hook, loader, off)[0]
+        yield links
+    finally:
+        for link in reversed(links):
+            link.close()
+        if fd >= 0:
+            os.close(fd)
+
+
+def _arms(names: Sequence[str]) -> list[Arm]:
+    arms = [Arm(NONE, contextlib.nullcontext)]
+    for way, off in WAYS.items():
+        arms.append(Arm(f"empty, {way}", partial(_empty, names, off)))
+        arms.append(Arm(f"Kernob, {way}", partial(_measuring, names, off)))
+    return [*arms, Arm(AGAIN, contextlib.nullcontext)]
+
+
+def timed(workloads: Workloads, names: Sequence[str]) -> None:
+    """Prints wall time a call, by way: medians of the differences to no programs in the same round."""
+    arms = _arms(names)
+    found: dict[tuple[str, str], list[float]] = {}
+    for i in range(_ROUNDS):
+        progress(f"{len(names)} calls watched: round {i + 1} of {_ROUNDS}")
+        for arm in arms:
+            with arm.attached():
+                for case, (program, calls) in _CASES.items():
+                    result: Result = workloads.run(program, _CALLS, CPU)
+                    found.setdefault((arm.name, case), []).append(result.wall_each_ns / calls)
+    rows = []
+    for arm in arms:
+        cells = [arm.name]
+        for case in _CASES:
+            base, each = found[NONE, case], found[arm.name, case]
+            cost = [b - a for a, b in zip(base, each, strict=True)]
+            least = min(each) - min(base)
+            cells += [f"{median(each):.0f}", "-" if arm.name == NONE else f"{spread(cost)}; {least:.0f}"]
+        rows.append(cells)
+    columns = [word for case in _CASES for word in (case, "difference")]
+    show(
+        f"{len(names)} calls watched: ns a call",
+        ("programs", *columns),
+        rows,
+        f"{_ROUNDS} rounds of all arms, {_CALLS} operations each, one CPU. Differences to the first arm of "
+        f"the same round: median (middle half); then of the least of all rounds. The last arm's is noise.",
+    )
+
+
+def in_bpf(workloads: Workloads, names: Sequence[str]) -> None:
+    """Prints the kernel's own account of time in the programs, net of empty ones on the same hooks."""
+    rows = []
+    for way, off in WAYS.items():
+        empty, own = [], []
+        for i in range(_ROUNDS):
+            progress(f"in BPF, {way}: round {i + 1} of {_ROUNDS}")
+            with _empty(names, off, stats=True) as links:
+                workloads.run("pipe", _CALLS, CPU)
+                empty.append(_each([link.program.stats() for link in links]))
+            with _measuring(names, off, stats=True) as session:
+                workloads.run("pipe", _CALLS, CPU)
+                own.append(_each(list(session.run_stats().values())))
+        net = [2 * (b - a) for a, b in zip(empty, own, strict=True)]
+        rows.append([way, spread(empty), spread(own), spread(net), f"{2 * (min(own) - min(empty)):.0f}"])
+    show(
+        "In BPF, 1-byte pipe write + read",
+        ("attached by", "empty, ns a run (gross)", "Kernob, ns a run (gross)", "net ns a call", "of least"),
+        rows,
+        "A call is two runs. The kernel's own run time includes about 55 ns of counting, which the empty "
+        "programs show, too. Median (middle half); the last column is of the least of all rounds.",
+    )
+
+
+def _each(stats: Sequence[RunStats]) -> float:
+    return sum(each.run_time_ns for each in stats) / max(1, sum(each.runs for each in stats))
+
+
+def main() -> None:
+    """Runs all."""
+    many = [name for name in numbers() if name not in {*NEVER_RETURN, "getppid"}][:_MANY]
+    with Workloads() as workloads:
+        in_bpf(workloads, syscalls.DEFAULT)
+        timed(workloads, syscalls.DEFAULT)
+        if "--many" in sys.argv:
+            timed(workloads, many)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KernobError as error:
+        sys.exit(f"benchmarks: {error}")
