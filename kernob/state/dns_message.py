@@ -3,7 +3,7 @@
 
 In: the bytes of one message, which anybody may have sent. Out: an Answer, or None. Pure; never raises; looks
 at each byte a bounded number of times. Called by `features.names`. A library would build objects for all that
-a message may hold; this reads three types of records (benchmarks/README.md has the difference).
+a message may hold; this reads three types of records (docs/names.md has what that costs).
 """
 
 from __future__ import annotations

@@ -36,8 +36,16 @@ QUIET = {
     ("kernob-host", "Descriptors gained in this range", "A"),
     ("kernob-host", "Descriptors gained in this range", "B"),
     ("kernob-host", "Descriptors gained in this range", "C"),
+    ("kernob-dependency", "Failing now", "A"),
+    ("kernob-time", "Stuck now", "A"),
+    ("kernob-time", "Stuck threads", "A"),
+    # a thread that has been in one call for KERNOB_BLOCKED_AFTER, which began after the agent
+    ("kernob-time", "Waiting now", "A"),
+    ("kernob-time", "Idle now", "A"),
+    ("kernob-time", "Threads waiting for a peer", "A"),
+    ("kernob-time", "Blocked threads now", "A"),
 }
-"""Queries whose series exist only once something went wrong: the only ones that may find nothing."""
+"""Queries whose series exist only once something went wrong or hangs: only these may find nothing."""
 
 
 def missing() -> str:

@@ -42,7 +42,7 @@ const TYPES = {
           mode: 'opacity' | 'scheme'; scheme?: string; fill?: string; scale?: 'linear' | 'exponential';
           exponent?: number; steps?: number; reverse?: boolean; min?: number; max?: number;
         };
-        exemplars?: { color: string }; rowsFrame?: { value?: string; layout?: g.HeatmapCellLayout };
+        exemplars?: { color: string }; rowsFrame?: { value?: string; layout?: 'le' | 'ge' | 'unknown' | 'auto' };
         yAxis?: { unit?: string; axisPlacement?: g.AxisPlacement; reverse?: boolean };
       };
       nodeGraph: { nodes?: { mainStatUnit?: string }; edges?: { mainStatUnit?: string } };
@@ -66,7 +66,8 @@ const TYPES = {
     type Row = dashboard.RowPanel;
     type Options = {
       timeseries: timeseries.Options; stat: stat.Options; bargauge: bargauge.Options; table: table.Options;
-      heatmap: heatmap.Options;
+      // \`show\` is 9.4's word, which a newer release turns into its own (mode) when it loads the panel
+      heatmap: Omit<heatmap.Options, 'tooltip'> & { tooltip?: heatmap.Options['tooltip'] & { show?: boolean } };
       nodeGraph: nodegraph.Options;
     };
     type Custom = {
