@@ -34,6 +34,7 @@ AGENT = {
     # In milliseconds: before a service has been seen for long, what is usual has to be said.
     "KERNOB_SCORE_OBJECTIVES": f"{PAYMENTS_NAME}=10",
     "KERNOB_LEARNING_PERIOD": str(LEARNING_S),
+    "KERNOB_CRASH_LOOP_WINDOW": "20",
 }
 _COLLECTOR = {
     "receivers": {

@@ -2,7 +2,7 @@
 """The payment service, a dependency by name: `payments.py PORT MODE_FILE`.
 
 The file says how it behaves from the next request on: `ok`, `slow` (50 ms more), `reset` (half the answer,
-then RST), `silent` (half the answer, then nothing).
+then RST), `stalled` (half the answer, then nothing), `silent` (nothing).
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ def serve(sock: socket.socket, mode: str) -> None:
             return
         if mode == "slow":
             time.sleep(0.05)
-        if mode in ("reset", "silent"):
+        if mode in ("reset", "stalled"):
             sock.sendall(ANSWER[:1000])
-            if mode == "reset":
-                time.sleep(0.02)  # the half has arrived when the reset comes
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            else:
-                sock.recv(1)  # until the caller gives up
-            return
-        sock.sendall(ANSWER)
+        if mode == "reset":
+            time.sleep(0.02)  # the half has arrived when the reset comes
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        elif mode in ("stalled", "silent"):
+            sock.recv(1)  # until the caller gives up
+        else:
+            sock.sendall(ANSWER)
 
 
 def take(sock: socket.socket) -> bool:

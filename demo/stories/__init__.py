@@ -5,15 +5,13 @@ from __future__ import annotations
 
 from demo.story import Story
 
-from . import backup, broker, dependency, disk, futex, leak, service_map, stranger
+from . import backup, broker, dependency, futex, leak, stranger
 
 STORIES: tuple[Story, ...] = (
     leak.STORY,
     broker.STORY,
     backup.STORY,
     futex.STORY,
-    disk.STORY,
     stranger.STORY,
     *dependency.STORIES,
-    service_map.STORY,
 )

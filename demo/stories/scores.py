@@ -1,79 +1,80 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the stories of the dependency claim of its score: the right dimension falls, and recovers.
 
-The composite follows it both ways. The score is the hostname's, whatever address a connection went to
-(docs/scores.md). The demo's window is half a minute, its half-life five seconds (demo/stack.py).
+The composite follows: it lies below what the other dimensions alone would make of it. The score is the
+hostname's, whatever address a connection went to (docs/scores.md). The demo's window is half a minute, its
+half-life five seconds (demo/stack.py).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
 
 from demo.business import PAYMENTS_NAME, PAYMENTS_PORT
 from demo.scene import Scene
 
 SERVICE = "shop.py"
-WELL = 0.9
-LOWER_BY = 0.05
+WEIGHTS = {
+    "reliability": 0.35, "latency": 0.15, "stability": 0.20, "packet_health": 0.10, "responsiveness": 0.20,
+}  # fmt: skip
+PULL = 0.03
 FALL_LIMIT_S, RECOVERY_LIMIT_S = 60.0, 90.0
 
 
-@dataclass(frozen=True)
-class Scores:
-    """Of the payment service as the shop sees it: one dimension, and the composite."""
+def without(scores: Mapping[str, float], dimension: str) -> float:
+    """What the composite would be without one dimension, 0.01 to 1.
 
-    dimension: float
-    composite: float
-
-
-def scores(scene: Scene, dimension: str) -> Scores | None:
-    """The scores now; None where there is none yet."""
-    found = {
-        sample.labels["kernob_score_dimension"]: sample.value
-        for sample in scene.query(
-            f'kernob_dependency_score_ratio{{kernob_service="{SERVICE}",server_address="{PAYMENTS_NAME}",'
-            f'server_port="{PAYMENTS_PORT}"}}'
-        )
-    }
-    if dimension not in found or "composite" not in found:
-        return None
-    return Scores(found[dimension], found["composite"])
+    >>> round(without({"reliability": 0.9, "stability": 1.0, "latency": 0.0}, "latency"), 3)
+    0.935
+    """
+    others = {name: weight for name, weight in WEIGHTS.items() if name in scores and name != dimension}
+    total = sum(others.values())
+    logs = sum(weight * math.log(max(scores[name], 0.01)) for name, weight in others.items())
+    return math.exp(logs / total)
 
 
-def well(scene: Scene, dimension: str) -> Scores:
-    """Before anything is done to it: the dimension is near 1."""
-
-    def good() -> Scores | None:
-        now = scores(scene, dimension)
-        return now if now and now.dimension >= WELL else None
-
-    return scene.expect(f"a good score of {dimension}", good, 90)
+def scores(scene: Scene) -> dict[str, float]:
+    """The scores of the payment service as the shop sees it, by dimension; those that there are."""
+    chosen = f'kernob_service="{SERVICE}",server_address="{PAYMENTS_NAME}",server_port="{PAYMENTS_PORT}"'
+    found = scene.query(f"kernob_dependency_score_ratio{{{chosen}}}")
+    return {sample.labels["kernob_score_dimension"]: sample.value for sample in found}
 
 
-def falls(scene: Scene, dimension: str, before: Scores, below: float) -> Scores:
+def well(scene: Scene, dimension: str, least: float = 0.9) -> None:
+    """Before anything is done to it: the dimension has a good score."""
+
+    def good() -> bool:
+        return scores(scene).get(dimension, 0.0) >= least
+
+    scene.expect(f"{dimension} of {least} or more", good, 90)
+
+
+def falls(scene: Scene, dimension: str, below: float) -> None:
     """The dimension falls below, and takes the composite with it."""
 
-    def low() -> Scores | None:
-        now = scores(scene, dimension)
-        fell = now and now.dimension < below and now.composite < before.composite - LOWER_BY
-        return now if fell else None
+    def low() -> dict[str, float] | None:
+        now = scores(scene)
+        if now.get(dimension, 1.0) >= below or "composite" not in now:
+            return None
+        return now if now["composite"] < without(now, dimension) - PULL else None
 
     now = scene.expect(f"{dimension} below {below}, and a composite that follows", low, FALL_LIMIT_S)
     scene.must(
         True,
-        f"score of {PAYMENTS_NAME}: {dimension} {before.dimension:.2f} before, {now.dimension:.2f} now; "
-        f"composite {before.composite:.2f}, {now.composite:.2f}",
+        f"score of {PAYMENTS_NAME}: {dimension} {now[dimension]:.2f}, composite {now['composite']:.2f}, "
+        f"which would be {without(now, dimension):.2f} without it",
     )
-    return now
 
 
-def recovers(scene: Scene, dimension: str, before: Scores, low: Scores) -> None:
-    """Both are well again; the composite most of the way: a busy machine costs it something, too."""
-    enough = low.composite + 0.7 * (before.composite - low.composite)
+def recovers(scene: Scene, dimension: str, least: float = 0.9) -> None:
+    """It is well again, and the composite no lower than the others make it."""
 
-    def both() -> Scores | None:
-        now = scores(scene, dimension)
-        return now if now and now.dimension >= WELL and now.composite >= enough else None
+    def back() -> dict[str, float] | None:
+        now = scores(scene)
+        if now.get(dimension, 0.0) < least or "composite" not in now:
+            return None
+        return now if now["composite"] > without(now, dimension) - 2 * PULL else None
 
-    now = scene.expect(f"{dimension} and composite to recover", both, RECOVERY_LIMIT_S)
-    scene.must(True, f"recovered: {dimension} {now.dimension:.2f}, composite {now.composite:.2f}")
+    now = scene.expect(f"{dimension} to recover", back, RECOVERY_LIMIT_S)
+    scene.must(True, f"recovered: {dimension} {now[dimension]:.2f}, composite {now['composite']:.2f}")

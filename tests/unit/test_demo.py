@@ -14,7 +14,7 @@ import pytest
 from compose import rules
 from demo import business, scene, stack, story
 from demo.screen import Screen
-from demo.stories import STORIES, broker
+from demo.stories import STORIES, broker, scores, service_map, stranger
 from demo.story import Outcome, Story, choose, closing, judge
 
 ROOT = Path(__file__).parents[2]
@@ -26,7 +26,9 @@ def a_story(name: str = "one") -> Story:
     return Story(name, "", lambda _scene: None)
 
 
-@pytest.mark.parametrize("module", [rules, business, scene, story, broker], ids=lambda m: m.__name__)
+@pytest.mark.parametrize(
+    "module", [rules, business, scene, story, broker, scores, service_map, stranger], ids=lambda m: m.__name__
+)
 def test_doctests(module: object) -> None:
     """The examples in the docstrings hold."""
     found = doctest.testmod(module)  # type: ignore[arg-type]
