@@ -112,6 +112,7 @@ def test_metrics_of_ours_exist_under_that_name(file: Path) -> None:
         *score_series.SPECS,
         *map_series.SPECS,
         *baseline.SPECS,
+        *lifecycle.SPECS,
         *syscalls.SPECS,
         BLOCKED,
     )
