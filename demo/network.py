@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The world outside: a network namespace behind an interface of this host, which nothing else is behind.
 
-Addresses are of a documentation range (RFC 5737) and of 10/8; no packet of the demo's leaves the machine.
+Addresses are of the range for benchmarks (RFC 2544), which no network routes, and of 10/8; no packet of the
+demo's leaves the machine.
 Faults of the network are nftables rules in the namespace. Needs root.
 """
 
@@ -15,8 +16,8 @@ from .owned import BrokenError, Owned, attempt, sh
 OUTSIDE = "kernob-demo"
 INTERFACE = "kdemo0"
 HERE, DNS = "10.97.60.1", "10.97.60.2"
-PAYMENTS = ("203.0.113.11", "203.0.113.12", "203.0.113.13", "203.0.113.14")
-STORAGE, STRANGER, CUSTOMERS = "203.0.113.30", "203.0.113.66", "203.0.113.200"
+PAYMENTS = ("198.18.60.11", "198.18.60.12", "198.18.60.13", "198.18.60.14")
+STORAGE, STRANGER, CUSTOMERS = "198.18.60.30", "198.18.60.66", "198.18.60.200"
 BEHIND = ("ip", "netns", "exec", OUTSIDE)
 _TABLE = "inet kernob_demo"
 
@@ -25,7 +26,7 @@ def build(owned: Owned) -> None:
     """Make it; what an earlier demo left is removed first. BrokenError where its addresses are in use."""
     _remove()
     taken = sh("ip", "-o", "address")
-    for address in (HERE, "203.0.113."):
+    for address in (HERE, "198.18.60."):
         if f" {address}" in taken:
             raise BrokenError(f"this host has the demo's address {address} already:\n{taken}")
     sh("ip", "netns", "add", OUTSIDE)
@@ -34,7 +35,7 @@ def build(owned: Owned) -> None:
     # Segments as they are on a real wire, not of 64 kB: so that 3 % of them can get lost.
     sh("ip", "link", "set", INTERFACE, "up", "gso_max_segs", "1")
     sh("ip", "address", "add", f"{HERE}/24", "dev", INTERFACE)
-    sh("ip", "route", "add", "203.0.113.0/24", "dev", INTERFACE)
+    sh("ip", "route", "add", "198.18.60.0/24", "dev", INTERFACE)
     inside = ("ip", "-n", OUTSIDE)
     sh(*inside, "link", "set", "lo", "up")
     sh(*inside, "link", "set", "inside", "up", "gso_max_segs", "1")
