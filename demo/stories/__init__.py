@@ -15,5 +15,5 @@ STORIES: tuple[Story, ...] = (
     disk.STORY,
     crash_loop.STORY,
     stranger.STORY,
-    *dependency.STORIES[:-1],
+    *dependency.STORIES,
 )
