@@ -205,13 +205,13 @@ def _ends() -> Iterator[Panel]:
     kinds = 'kernob_event_kind=~"kernob.process.(exit|crash_loop)"'
     last = select("kernob_event_last_time_seconds", HOST, SERVICE, kinds)
     newest = f"topk(50, max by (host_name,kernob_service,kernob_event_kind) ({last})) * 1000"
-    columns = (
+    shown = (
         Column("Value", "When", EXACT, 190, sorted=True),
         Column("kernob_event_kind", "What", width=180),
         Column("kernob_service", "Service"),
         Column("host_name", "Host", width=90),
     )
-    yield look.table(text, HALF, columns, look.rows(dashed(newest, "kernob_service")))
+    yield look.table(text, HALF, shown, look.rows(dashed(newest, "kernob_service")))
 
 
 # ---- coming and going ----------------------------------------------------------------------------
