@@ -48,17 +48,17 @@ def _next(command: int, start: int) -> int | None:
 def held_ids() -> Ids:
     """(kind, id) of what living processes hold descriptors of."""
     found: Ids = set()
-    for process in filter(str.isdecimal, os.listdir("/proc")):
+    for process in Path("/proc").glob("[0-9]*"):
         try:
-            descriptors = os.listdir(f"/proc/{process}/fdinfo")
+            descriptors = list((process / "fdinfo").iterdir())
         except OSError:  # the process is gone
             continue
-        for number in descriptors:
+        for descriptor in descriptors:
             try:
-                text = Path(f"/proc/{process}/fdinfo/{number}").read_text()
+                text = descriptor.read_text()
             except OSError:  # the process or its descriptor is gone
                 continue
-            found |= {(kind, int(held)) for kind, held in _HELD.findall(text)}
+            found |= {(kind, int(number)) for kind, number in _HELD.findall(text)}
     return found
 
 
