@@ -5,13 +5,15 @@ from __future__ import annotations
 
 from demo.story import Story
 
-from . import backup, broker, dependency, futex, leak, stranger
+from . import backup, broker, crash_loop, dependency, disk, futex, leak, stranger
 
 STORIES: tuple[Story, ...] = (
     leak.STORY,
     broker.STORY,
     backup.STORY,
     futex.STORY,
+    disk.STORY,
+    crash_loop.STORY,
     stranger.STORY,
-    *dependency.STORIES[:3],
+    *dependency.STORIES,
 )

@@ -59,8 +59,12 @@ def _variable(name: str) -> str:
 
 
 def patience() -> float:
-    """How many times as long as on an idle machine things may take now: runnable threads per processor."""
-    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+    """How many times as long as on an idle machine things may take now: runnable threads per processor.
+
+    The average of the last minute, or what runs at this moment where that is more.
+    """
+    now = int(Path("/proc/loadavg").read_text().split()[3].partition("/")[0])
+    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1), now / (os.cpu_count() or 1))
 
 
 def wait_until(condition: Callable[[], bool], what: str, limit_s: float = READY_LIMIT_S) -> None:
