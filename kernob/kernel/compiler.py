@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 SOURCES = Path(__file__).resolve().parents[2] / "bpf"
 RING_BUFFER = 27  # enum bpf_map_type; such a map has no keys, BCC gives it some for its own use
-_TIMEOUT_S = 300  # an emulated machine needs most of a minute
+_TIMEOUT_S = 1200  # an emulated processor needs minutes, and more where it is one of many
 _CACHE_FILES = 8
 _FORMAT = 1  # raise when the cached document changes its form
 
