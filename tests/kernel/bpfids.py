@@ -48,7 +48,7 @@ def _next(command: int, start: int) -> int | None:
 def held_ids() -> Ids:
     """(kind, id) of what living processes hold descriptors of."""
     found: Ids = set()
-    for process in (each for each in Path("/proc").iterdir() if each.name.isdecimal()):
+    for process in Path("/proc").glob("[0-9]*"):
         try:
             descriptors = list((process / "fdinfo").iterdir())
         except OSError:  # the process is gone
@@ -58,7 +58,7 @@ def held_ids() -> Ids:
                 text = descriptor.read_text()
             except OSError:  # the process or its descriptor is gone
                 continue
-            found |= {(kind, int(held)) for kind, held in _HELD.findall(text)}
+            found |= {(kind, int(number)) for kind, number in _HELD.findall(text)}
     return found
 
 
