@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 SOURCES = Path(__file__).resolve().parents[2] / "bpf"
 RING_BUFFER = 27  # enum bpf_map_type; such a map has no keys, BCC gives it some for its own use
-_TIMEOUT_S = 900  # an emulated machine needs minutes, more where others keep it waiting
+_TIMEOUT_S = 1200  # an emulated machine needs minutes, more where others keep it waiting
 _CACHE_FILES = 8
 _FORMAT = 1  # raise when the cached document changes its form
 
