@@ -246,6 +246,7 @@ class Agent:
                 self._ticked_s = time.monotonic()
                 self._serial += 1
                 self._changed.notify_all()
+            self._answer_questions()  # also where ticks follow each other without a pause
             if stopping:
                 return
 

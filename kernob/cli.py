@@ -23,13 +23,19 @@ from kernob.errors import KernobError
 )
 @click.version_option(__version__, message="kernob %(version)s")
 def kernob() -> None:
-    """Which process sends how many bytes to whom: live on this screen, and as OTLP.
+    """What the kernel sees of your services, live on this screen and as OTLP.
+
+    Which process sends how many bytes to whom, what fails and why, how well each destination serves, where
+    the time goes in system calls, what crashes again and again, who talks to whom. No application is touched.
 
     \b
     Examples:
-      kernob top
-      kernob events --since 2h
-      kernob top --once --json
+      kernob top                     # bytes, by process and destination
+      kernob scores                  # destinations, worst first
+      kernob events --since 2h       # what failed, to the millisecond
+      kernob lifecycle               # what crashes, starts, ends
+      kernob syscalls --bars         # where the time goes
+      kernob map --format html       # who talks to whom
       OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4318 kernob run
     """
 

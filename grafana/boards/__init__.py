@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from grafana_foundation_sdk.builders.dashboard import Dashboard
 
-from grafana.boards import bandwidth, dependency, host, kernob_self, service_map, tcp_health, time
+from grafana.boards import bandwidth, dependency, host, kernob_self, lifecycle, service_map, tcp_health, time
 
 BOARDS: tuple[Callable[[], Dashboard], ...] = (
     bandwidth.board,
@@ -17,4 +17,5 @@ BOARDS: tuple[Callable[[], Dashboard], ...] = (
     tcp_health.board,
     time.board,
     dependency.board,
+    lifecycle.board,
 )

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 SOURCES = Path(__file__).resolve().parents[2] / "bpf"
 RING_BUFFER = 27  # enum bpf_map_type; such a map has no keys, BCC gives it some for its own use
-_TIMEOUT_S = 300  # an emulated machine needs most of a minute
+_TIMEOUT_S = 1200  # an emulated machine needs minutes, more where others keep it waiting
 _CACHE_FILES = 8
 _FORMAT = 1  # raise when the cached document changes its form
 
@@ -131,7 +131,9 @@ def _read_cache(path: Path | None) -> CompiledObject | None:
             if status.st_uid != os.geteuid() or status.st_mode & 0o022:
                 log.warning("ignoring %s: others could have written it", path)
                 return None
-            return _decode(json.load(stream))
+            found = _decode(json.load(stream))
+            os.utime(stream.fileno())  # those used last are the ones that are kept
+            return found
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, CompileError) as error:
@@ -144,7 +146,7 @@ def _write_cache(path: Path | None, document: dict[str, Any]) -> None:
         return
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # newest first; a few are kept, for kernels and settings that alternate
+        # last used first; a few are kept, for kernels and settings that alternate
         older = sorted(path.parent.glob("programs-*.json"), key=lambda p: p.stat().st_mtime, reverse=True)
         for stale in older[_CACHE_FILES - 1 :]:
             stale.unlink(missing_ok=True)

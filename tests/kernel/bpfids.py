@@ -48,11 +48,17 @@ def _next(command: int, start: int) -> int | None:
 def held_ids() -> Ids:
     """(kind, id) of what living processes hold descriptors of."""
     found: Ids = set()
-    for info in Path("/proc").glob("[0-9]*/fdinfo/*"):
+    for process in Path("/proc").glob("[0-9]*"):
         try:
-            found |= {(kind, int(number)) for kind, number in _HELD.findall(info.read_text())}
-        except OSError:  # the process or its descriptor is gone
+            descriptors = list((process / "fdinfo").iterdir())
+        except OSError:  # the process is gone
             continue
+        for descriptor in descriptors:
+            try:
+                text = descriptor.read_text()
+            except OSError:  # the process or its descriptor is gone
+                continue
+            found |= {(kind, int(number)) for kind, number in _HELD.findall(text)}
     return found
 
 

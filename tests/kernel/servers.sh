@@ -1,11 +1,13 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# Installs the servers and client libraries that tests/kernel/test_tcp_servers.py runs. Says what it installs,
-# does nothing when all is there, and has none of them started or enabled: the tests start their own.
+# Installs the servers and client libraries that tests/kernel/test_tcp_servers.py runs, and what other kernel tests
+# need: a packet filter, supervisors, musl. Says what it installs, does nothing when all is there, and has none of
+# them started or enabled: the tests start their own.
 set -eu
 
 packages='nginx-light haproxy redis-server redis-tools rabbitmq-server postgresql postgresql-client curl openssl
-iproute2 python3-redis python3-psycopg2 python3-pika python3-aiohttp'
+iproute2 nftables supervisor runit musl-tools
+python3-redis python3-psycopg2 python3-pika python3-aiohttp'
 missing=
 for package in $packages; do
     state=$(dpkg-query -W -f '${db:Status-Abbrev}' "$package" 2>/dev/null || true)
@@ -33,5 +35,5 @@ apt-get update -qq
 # shellcheck disable=SC2086  # a list of words
 apt-get install -y -qq --no-install-recommends $missing
 if [ -d /run/systemd/system ]; then
-    systemctl --quiet disable nginx haproxy redis-server rabbitmq-server postgresql || true
+    systemctl --quiet disable nginx haproxy redis-server rabbitmq-server postgresql supervisor || true
 fi

@@ -77,7 +77,6 @@ def running(*command: object, **options: Any) -> Iterator[subprocess.Popen[bytes
         process.wait()
 
 
-@pytest.mark.lane
 def test_a_shells_loop_with_lives_of_milliseconds(agent: Agent, worker: Path, tmp_path: Path) -> None:
     """One event when it begins, one when it ends, with counts and reasons; a metric meanwhile."""
     loop = tmp_path / "keep-alive.sh"
@@ -132,7 +131,6 @@ def test_runit(agent: Agent, worker: Path, tmp_path: Path) -> None:
     assert "started again by runsv" in event["body"]
 
 
-@pytest.mark.lane
 def test_what_is_none(agent: Agent, worker: Path, tmp_path: Path) -> None:
     """Short commands, polls, builds, pools, cron: many failures, no crash loop."""
     script = tmp_path / "none.sh"

@@ -115,15 +115,17 @@ def test_the_second_start_does_not_compile(tmp_path: Path) -> None:
     with new_session(settings):
         pass
     (cached,) = tmp_path.glob("programs-*.json")
-    before = cached.stat().st_mtime_ns
+    before = cached.stat()
     with new_session(settings):
         pass
-    assert cached.stat().st_mtime_ns == before
+    after = cached.stat()
+    assert after.st_ino == before.st_ino
+    assert after.st_mtime_ns > before.st_mtime_ns  # used last, kept longest
     cached.chmod(0o666)
     with new_session(settings):
         pass
     (cached,) = tmp_path.glob("programs-*.json")
-    assert cached.stat().st_mtime_ns != before
+    assert cached.stat().st_ino != before.st_ino
     cached.write_text("{")
     with new_session(settings) as session:
         session.require_essential()

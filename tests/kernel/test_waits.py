@@ -21,8 +21,6 @@ import pytest
 from harness import scaled
 from tcp_watch import ANSWER, ASK, Watch, act, answer, exchange, listener, play, read_exactly, watching
 
-pytestmark = pytest.mark.lane
-
 OK_CLIENT, OK_SERVER = {"client connection ok": 1}, {"server connection ok": 1}
 WAIT_S = 0.05
 Wait = Callable[[socket.socket], None]
@@ -131,6 +129,7 @@ def silent_server(sock: socket.socket) -> None:
         pass
 
 
+@pytest.mark.lane
 @pytest.mark.parametrize("wait", WAITS)
 def test_an_exchange_that_stays_unanswered_is_silent_once(watch: Watch, wait: Wait) -> None:
     """However many waits ran out on it; each of these is counted."""
@@ -180,6 +179,7 @@ def test_waiting_without_a_question_is_nothing(watch: Watch, wait: Wait) -> None
     assert play(watch, client, server) == (OK_CLIENT, OK_SERVER)
 
 
+@pytest.mark.lane
 def test_only_what_is_waited_on_for_input_counts(watch: Watch) -> None:
     """A wait for output, or on another connection, says nothing of this one; looking is not waiting."""
 
@@ -198,6 +198,7 @@ def test_only_what_is_waited_on_for_input_counts(watch: Watch) -> None:
     assert play(watch, client, silent_server) == (OK_CLIENT, OK_SERVER)
 
 
+@pytest.mark.lane
 def test_a_question_within_the_wait_is_not_waited_for_from_its_start(watch: Watch) -> None:
     """Another thread asks while this one waits: its wait began before the question, so it is not for it."""
 
@@ -242,6 +243,7 @@ def test_who_only_ever_sends_waits_for_nothing(watch: Watch) -> None:
     assert play(watch, client, silent_server) == (OK_CLIENT, OK_SERVER)
 
 
+@pytest.mark.lane
 def test_the_right_one_of_many(watch: Watch) -> None:
     """40 connections in one epoll, each with an answer; one more that never gets any."""
     doors = listener(), listener()
@@ -317,6 +319,7 @@ async def answer_late(door: socket.socket) -> None:
     await server.serve_forever()
 
 
+@pytest.mark.lane
 def test_timers_of_an_event_loop_are_no_timeouts(watch: Watch) -> None:
     """asyncio, a 50 ms timer, 300 ms answers: 2,000 exchanges, none silent, none dropped."""
     door = listener()

@@ -15,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -184,7 +185,7 @@ def _translate(topology: Topology) -> None:
             pytest.skip(f"missing feature: nat in nftables ({done.stderr.strip()[:80]})")
 
 
-def _services(topology: Topology) -> None:
+def _services(topology: Topology, stack: contextlib.ExitStack) -> None:
     directory, python = topology.directory, topology.python
     nginx = directory / "nginx.conf"
     nginx.write_text(
@@ -200,7 +201,7 @@ def _services(topology: Topology) -> None:
     )
     redis = [program("redis-server"), "--bind", WEB, "--port", "6379", "--save", "", "--dir", str(directory)]
     topology.commands["redis"] = "web", [*redis, "--protected-mode", "no"]
-    topology.commands["postgresql"] = "db", _postgresql(directory)
+    topology.commands["postgresql"] = "db", _postgresql(stack)
     topology.commands["nginx"] = "host", [program("nginx"), "-c", str(nginx), "-p", str(directory)]
     topology.commands["haproxy"] = "host", [program("haproxy"), "-db", "-f", str(haproxy)]
     python("queue", "db", listen=[DB, 5672])
@@ -224,16 +225,12 @@ def _services(topology: Topology) -> None:
     python("job", "host", calls=[["127.0.0.1", 9001, "once", HTTP]])
 
 
-def _postgresql(directory: Path) -> list[str]:
+def _postgresql(stack: contextlib.ExitStack) -> list[str]:
     binaries = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     if not binaries or not shutil.which("runuser"):
         pytest.skip("missing feature: postgresql")
-    data = directory / "pg"
-    data.mkdir()
-    for path in (directory, *directory.parents):
-        if path == Path("/tmp"):
-            break
-        path.chmod(path.stat().st_mode | 0o011)
+    # not below pytest's own directory: each session of it on this machine shuts that to other users again
+    data = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="kernob-test-pg-")))
     shutil.chown(data, "postgres", "postgres")
     initdb = [str(binaries[-1] / "initdb"), "-D", str(data), "-A", "trust", "--no-sync"]
     subprocess.run(["runuser", "-u", "postgres", "--", *initdb], check=True, capture_output=True, cwd="/")
@@ -257,7 +254,7 @@ def built(directory: Path) -> Iterator[Topology]:
             _network(topology, stack)
         except subprocess.CalledProcessError as error:
             pytest.skip(f"missing feature: namespaces with bridge and veth ({error.stderr.strip()[:80]})")
-        _services(topology)
+        _services(topology, stack)
         stack.callback(topology.stop_all)
         yield topology
 

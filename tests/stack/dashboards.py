@@ -37,6 +37,12 @@ QUIET = {
     ("kernob-host", "Descriptors gained in this range", "B"),
     ("kernob-host", "Descriptors gained in this range", "C"),
     ("kernob-dependency", "Failing now", "A"),
+    ("kernob-lifecycle", "Crash loops", ""),
+    ("kernob-lifecycle", "Crash loops now", "A"),
+    ("kernob-lifecycle", "Restarts of what crashes", "A"),
+    ("kernob-lifecycle", "Crash loops, now and before", "A"),
+    ("kernob-lifecycle", "Killed for memory", "A"),
+    ("kernob-lifecycle", "Killed by the kernel or by a signal", "B"),
     ("kernob-time", "Stuck now", "A"),
     ("kernob-time", "Stuck threads", "A"),
     # a thread that has been in one call for KERNOB_BLOCKED_AFTER, which began after the agent

@@ -102,6 +102,12 @@ def stuck_and_waiting() -> Iterator[None]:
             shell.wait()
 
 
+def failures() -> None:
+    """A process that ends with an exit code, and one that a signal kills."""
+    for line in ("exit 3", "kill -ABRT $$"):
+        subprocess.run(["/bin/sh", "-c", line], check=False)
+
+
 @dataclass(frozen=True)
 class Shown:
     """A stack with traffic in it, and Unix times.
@@ -138,6 +144,7 @@ def shown(images: float, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
                 # an owner is one only while it moves something
                 host_workload("once", there.address, there.port, 30 * MEGABYTE)
                 send_here(here, 20 * MEGABYTE)
+                failures()
                 stack.victoria.flush()
                 found = check.run(stack.victoria.url, check.Range(began_s, time.time()))
                 problems = dashboards.query_problems(found)

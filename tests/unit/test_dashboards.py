@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from grafana import check, query
+from kernob.state.endings import ending_of
 
 PANEL_TYPES = {"timeseries", "stat", "table", "bargauge", "gauge", "heatmap", "nodeGraph", "text", "logs"}
 """Those that Grafana 9.4 and the current release both have."""
@@ -60,6 +61,22 @@ def test_a_second_run_writes_the_same(tmp_path: Any) -> None:
 def test_the_home_dashboard_is_there() -> None:
     """The three dashboards of the stack exist under the names that other parts link to."""
     assert {"kernob-bandwidth", "kernob-host", "kernob-self"} <= BOARDS.keys()
+
+
+def test_failed_ends_are_those_of_the_agent() -> None:
+    """Who came and went calls an exit code or a signal a failure exactly where the agent does."""
+    panel = next(p for p in panels(BOARDS["kernob-lifecycle"]) if p["title"] == "How programs ended")
+    text = panel["targets"][0]["expr"]
+    codes, signals = (
+        re.search(rf'{label}!~"([^"]*)"', text) for label in ("process_exit_code", "kernob_exit_signal")
+    )
+    assert codes
+    assert signals
+    for code in range(256):
+        assert bool(re.fullmatch(codes[1], str(code))) != ending_of(code << 8).failed, code
+    for number in range(1, 32):
+        ending = ending_of(number)
+        assert bool(re.fullmatch(signals[1], ending.signal)) != ending.failed, ending.signal
 
 
 @pytest.mark.parametrize("board", every_board())

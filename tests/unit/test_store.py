@@ -335,6 +335,7 @@ def test_a_directory_that_cannot_be_written_is_no_failure(
     store.commit()
     until(lambda: not store.pending())
     assert numbers(place) == [1, 2, 3]
+    until(lambda: not store.problem)  # said a moment after the events are away
     lines = [record.getMessage() for record in caplog.records]
     assert len(lines) == 2
     assert lines[0].startswith("events are not stored")

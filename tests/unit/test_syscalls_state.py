@@ -169,6 +169,29 @@ def test_a_process_that_ended_is_forgotten_and_its_executable_stays_for_a_while(
     assert world.durations() == {}
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_a_late_reading_of_a_forgotten_process_gets_a_series_that_lives(named: bool) -> None:
+    """Its old series went with it, between two of our own sweeps: what comes later is not added to that."""
+    world = World()
+    world.see((1, READ, (1_000_000,)))
+    (process,) = world.known.processes.alive()
+    process.alive = False
+    for _ in range(2):
+        world.known.sweep(world.now_s, lambda _process: None)
+        world.known.flows.tick += 1
+        world.now_s += 31
+    assert len(world.known.processes) == 0
+    world.now_s = 1.0  # within the time between two sweeps
+    world.store.acknowledge(world.store.batch(AT_NS + 1, everything=True))
+    world.store.acknowledge(world.store.batch(AT_NS + 2, everything=True))
+    if not named:
+        del world.there[1]
+    for _ in range(2):
+        world.see((1, READ, (2_000_000,)), comm=b"postgres")
+    who = (1, "postgres", "postgresql.service") if named else ("~other", "?")
+    assert world.values(TIME) == pytest.approx({(*who, "read"): 0.004})
+
+
 def test_blocked_counts_appear_change_and_end() -> None:
     """A gauge exists while there are such threads, and says so when it ends."""
     store = SeriesStore()
