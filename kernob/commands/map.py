@@ -49,6 +49,7 @@ def _change_destinations(directory: Path, words: Mapping[str, str]) -> Mapping[s
     show_default=True,
     help="html is one page that needs nothing else; dot is for Graphviz.",
 )
+@click.option("--json", "kind", flag_value="json", help="The same as --format json.")
 @click.option("--host", metavar="NAME", default="", help="Only edges that touch this host.")
 @click.option("--class", "edge_class", type=click.Choice(CLASSES), help="Only edges of this class.")
 def map_(config_file: Path | None, socket_path: str | None, **options: Any) -> int:

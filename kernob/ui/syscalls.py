@@ -190,6 +190,7 @@ def page(
         parts += [Text(_row(line, bounds_s, total_s, width, choice)) for line in shown]
     if len(found) > len(shown):
         parts.append(Text(f"{len(found) - len(shown):,} more lines: --limit", "dim"))
+    parts.append(Text("Processes that ended a while ago are left out: the metrics have them.", "dim"))
     return Group(*parts)
 
 
@@ -201,12 +202,12 @@ def _calls(found: list[Line]) -> str:
 def _titles(width: int, choice: Choice) -> str:
     who = "SERVICE/PROCESS" + ("[PID]" if choice.group == "process" else "")
     spark = f" {'1us         3m':<{_SPARK_CELLS}}" if width >= _WIDE else ""
-    figures = " ".join(f"{name:>6}" for name in ("P50", "P95", "P99", "MAX"))
-    return f"{fit(who, _name_cells(width))} {'CALL':<12} {'COUNT':>6} {'TIME':>6} SHARE{spark} {figures}"
+    figures = " ".join(f"{name:>7}" for name in ("P50", "P95", "P99", "MAX"))
+    return f"{fit(who, _name_cells(width))} {'CALL':<12} {'COUNT':>6} {'TIME':>7} SHARE{spark} {figures}"
 
 
 def _name_cells(width: int) -> int:
-    return max(14, width - 61 - (_SPARK_CELLS + 1 if width >= _WIDE else 0))
+    return max(14, width - 66 - (_SPARK_CELLS + 1 if width >= _WIDE else 0))
 
 
 def _row(line: Line, bounds_s: list[float], total_s: float, width: int, choice: Choice) -> str:
@@ -218,10 +219,10 @@ def _row(line: Line, bounds_s: list[float], total_s: float, width: int, choice: 
     spark = f" {sparkline(line.buckets, _SPARK_CELLS, len(bounds_s) - 1)}" if width >= _WIDE else ""
     figures = [quantile(line.buckets, share, bounds_s) for share in (0.5, 0.95, 0.99)]
     figures.append(longest(line.buckets, bounds_s))
-    cells = " ".join(f"{span(each):>6}" for each in figures)
+    cells = " ".join(f"{span(each):>7}" for each in figures)
     return (
         f"{fit(name, _name_cells(width), middle=True)} {fit(call, 12)} {human(line.count):>6} "
-        f"{span(line.time_s):>6} {share:>5}{spark} {cells}"
+        f"{span(line.time_s):>7} {share:>5}{spark} {cells}"
     )
 
 
