@@ -13,7 +13,7 @@
         if (direct)                                                                                          \
             value_ = *(volatile type *)((base) + (off));                                                     \
         else                                                                                                 \
-            bpf_probe_read_kernel(&value_, sizeof(value_), (void *)((base) + (off)));                        \
+            read_kernel(&value_, sizeof(value_), (void *)((base) + (off)));                                  \
         value_;                                                                                              \
     })
 
@@ -28,6 +28,11 @@
 /* Helpers 137, 158 and 175, absent from the oldest compiler frontends' own list. */
 static u64 (*skc_to_tcp_sock)(u64 sk) = (void *)137;
 static u64 (*current_task_btf)(void) = (void *)158;
+/*
+ * bpf_probe_read_kernel under a name of ours: without CAP_SYSLOG, which shows /proc/kallsyms, BCC takes the
+ * kernel for an old one and calls bpf_probe_read in its place, which programs on packets may not.
+ */
+static long (*read_kernel)(void *to, u32 size, const void *from) = (void *)113;
 static u64 (*task_pt_regs)(u64 task) = (void *)175;
 
 /*

@@ -115,7 +115,7 @@ class Stack:
         began = time.monotonic()
         self.say(f"{self.project}: up {' '.join(services)}")
         try:
-            self.compose("up", "-d", "--wait", "--wait-timeout", "120", *services)
+            self.compose("up", "-d", "--wait", "--wait-timeout", "240", *services)
         except StackError as error:
             raise StackError(f"{error}\n{self.last_words()}") from error
         took_s = time.monotonic() - began

@@ -183,7 +183,7 @@ def _for_types(facts: KernelFacts) -> str:
 
 
 def _for_tracefs(facts: KernelFacts) -> str:
-    line = "tracefs is not mounted and may not be mounted here; only kprobes need it: "
+    line = "tracefs is not mounted and may not be mounted here; kprobes and system calls need it: "
     if facts.in_container:
         return line + "mount the host's /sys/kernel/tracing into the container"
     return line + "mount -t tracefs tracefs /sys/kernel/tracing"

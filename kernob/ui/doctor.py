@@ -36,10 +36,10 @@ _MARK_STYLES = {_OK: "green", _BAD: "bold red", _NOTE: "dim"}
 _ROOT_CAPABILITIES = frozenset(("CAP_SYS_ADMIN",))
 _NEEDED_CAPABILITIES = ("CAP_BPF", "CAP_PERFMON")
 _USES = {
-    "tracefs": "kprobes only",
+    "tracefs": "kprobes and system calls",
     "debugfs": "not needed",
     "bpffs": "not needed",
-    "cgroup2": "not needed yet",
+    "cgroup2": "not needed",
 }
 _MANY_LOST = 0.9
 """A map fuller than this is pointed out."""

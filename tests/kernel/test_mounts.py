@@ -79,7 +79,7 @@ def test_what_may_not_be_mounted_is_said_in_one_line() -> None:
     said, found, advised = without_tracefs(script).splitlines()
     assert said == "tracefs is not mounted, and Kernob may not mount its own (Operation not permitted)"
     assert found == "False True"
-    assert "only kprobes need it" in advised
+    assert "kprobes and system calls need it" in advised
 
 
 def test_a_kernel_without_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

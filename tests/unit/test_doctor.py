@@ -214,5 +214,5 @@ def test_in_a_container_and_with_its_own_tracefs(tmp_path: Path, capsys: pytest.
     mounts = {"tracefs": "", "bpffs": ""}
     lines = printed(replace(REPORT, in_container=True, may_mount=True, mounts=mounts), tmp_path, capsys)
     assert "ok place in a container" in lines
-    assert "-- tracefs not mounted (kprobes only; Kernob mounts its own)" in lines
+    assert "-- tracefs not mounted (kprobes and system calls; Kernob mounts its own)" in lines
     assert "-- bpffs not mounted (not needed)" in lines
