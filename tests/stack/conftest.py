@@ -21,9 +21,14 @@ import pytest
 from .compose import EXTRA, Stack, StackError, progress, run, wait_for
 
 PROJECT = "kernob-ci"
-ROOMY = {"KERNOB_MAX_PROCESS_SERIES": "100000", "KERNOB_MAX_PROCESS_FLOW_SERIES": "100000"}
-"""Dead processes keep their series while the endpoint is away, and this machine may do other things:
-none shall fold into ~other."""
+ROOMY = {
+    "KERNOB_MAX_PROCESS_SERIES": "100000",
+    "KERNOB_MAX_PROCESS_FLOW_SERIES": "100000",
+    "KERNOB_MEMORY_VICTORIAMETRICS": "1536m",
+    "KERNOB_CACHE_VICTORIAMETRICS": "512MiB",
+}
+"""Dead processes keep their series while the endpoint is away, and this machine may do other things: none
+shall fold into ~other. With that many series the rules' queries find no memory in the default limits."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
