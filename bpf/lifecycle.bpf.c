@@ -331,7 +331,8 @@ static __always_inline u64 count_sibling(u32 parent, u32 parent_start)
     u64 *value = broods.lookup(&key);
 
     if (value)
-        return __sync_fetch_and_add(value, 1) + 1;
+        __sync_fetch_and_add(value, 1); /* its result needs Linux 5.12 and LLVM 12 */
+    return *(volatile typeof(*value) *)value;
     broods.update(&key, &one);
     return 1;
 }

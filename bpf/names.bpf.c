@@ -336,7 +336,11 @@ static __always_inline int note_answers(struct lookup *lookup)
         if (i >= lookup->count)
             break;
         at = any_place(lookup, skip_name(lookup, at));
-        if (!at || at > LOOKUP_DATA - 26 || at + 10 > lookup->length)
+        if (!at || at + 10 > lookup->length)
+            break;
+        /* by itself and last: joined with another one it bounds another number (verifier of Linux 6.1) */
+        asm volatile("" : "+r"(at));
+        if (at > LOOKUP_DATA - 26)
             break;
         const u8 *record = lookup->data + at;
         u64 size = record[8] << 8 | record[9];

@@ -182,7 +182,8 @@ def test_the_latest_user_of_a_shared_socket_is_charged(watch: Watch) -> None:
     with os.fdopen(reader) as stream:
         last = int(stream.read())
     assert watch.of(actors[1].pid) == {"client connection ok": 1}
-    assert watch.of(last) == {"client reset received": 1, "client drop unanswered by peer": 1}
+    # no call of anybody's met the reset: nobody was left who waited for an answer, so it is no drop
+    assert watch.of(last) == {"client reset received": 1}
 
 
 def test_asyncio_on_both_ends(watch: Watch) -> None:
