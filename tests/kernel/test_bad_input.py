@@ -168,7 +168,7 @@ def test_tls_to_a_plain_port_is_said_once_and_collection_goes_on(
     warnings = [line for line in running.splitlines() if " warning " in line]
     (line,) = [line for line in warnings if "cannot export events to" not in line]
     assert "TLS handshake failed, is it a plain-text port?" in line
-    assert len(warnings) <= 2  # events have a way of their own, which is met where any happened on the machine
+    assert len(warnings) <= 2  # events go a way of their own, if any happened on the machine
 
 
 SEND = "import socket; s = socket.create_connection(('127.0.0.1', {port})); s.sendall(bytes(1000)); s.recv(1)"
