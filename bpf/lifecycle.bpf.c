@@ -330,9 +330,10 @@ static __always_inline u64 count_sibling(u32 parent, u32 parent_start)
     u64 key = (u64)parent << 32 | parent_start, one = 1;
     u64 *value = broods.lookup(&key);
 
-    if (value)
+    if (value) {
         __sync_fetch_and_add(value, 1); /* its result needs Linux 5.12 and LLVM 12 */
-    return *(volatile typeof(*value) *)value;
+        return *(volatile u64 *)value;
+    }
     broods.update(&key, &one);
     return 1;
 }
