@@ -78,6 +78,14 @@ def wait_until(condition: Callable[[], bool], what: str, limit_s: float = READY_
         time.sleep(0.01)
 
 
+def complete_lines(otlp: Path) -> int:
+    """Lines with metrics that an agent has written to its end."""
+    if not otlp.exists():
+        return 0
+    lines = otlp.read_bytes().split(b"\n")[:-1]
+    return sum(b'"resourceMetrics"' in line[:20] for line in lines)
+
+
 @dataclass
 class Agent:
     """One life of the agent: times by time.monotonic(), the last three once it has come that far."""
@@ -89,7 +97,7 @@ class Agent:
     ready_s: float = 0.0
     asked_to_stop_s: float = 0.0
     ended_s: float = 0.0
-    _lines: int = 0
+    lines_before: int = 0  # in the file when it began: those of an earlier life
 
     @property
     def pid(self) -> int:
@@ -100,14 +108,11 @@ class Agent:
         """Whether it is attached; fails the test if it has ended."""
         if self.process.poll() is not None:
             pytest.fail(f"the agent ended with {self.process.returncode}:\n{self.log.read_text()}")
-        return bool(self.lines()) or " ready" in self.log.read_text()
+        return self.lines() > self.lines_before or " ready" in self.log.read_text()
 
     def lines(self) -> int:
         """Complete lines with metrics written so far; events come between them as they happen."""
-        if not self.otlp.exists():
-            return 0
-        lines = self.otlp.read_bytes().split(b"\n")[:-1]
-        return sum(b'"resourceMetrics"' in line[:20] for line in lines)
+        return complete_lines(self.otlp)
 
     def exports(self) -> int:
         """Exports begun. Each begins with one line of the own figures; of others there are any number."""
@@ -162,6 +167,7 @@ def running_agent(directory: Path, **settings: object) -> Iterator[Agent]:
         "max_process_flow_series": 1_000_000,
     }
     began = time.monotonic()
+    earlier = complete_lines(otlp)
     with log.open("wb") as errors:
         process = subprocess.Popen(
             [*PROGRAM, "run", "--otlp-file", str(otlp)],
@@ -171,7 +177,7 @@ def running_agent(directory: Path, **settings: object) -> Iterator[Agent]:
             stdout=errors,
             stderr=errors,
         )
-    agent = Agent(process, otlp, log, began)
+    agent = Agent(process, otlp, log, began, lines_before=earlier)
     try:
         wait_until(agent.is_ready, "the agent to be ready", START_LIMIT_S)
         agent.ready_s = time.monotonic()

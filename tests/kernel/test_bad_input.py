@@ -93,7 +93,7 @@ def test_without_bcc_it_says_what_to_install(
 
 def test_a_cache_that_cannot_be_written_costs_only_time(agents: Path) -> None:
     """The agent says so, compiles and runs."""
-    with nothing_left(), running_agent(agents / "cache", cache_dir="/proc/kernob") as agent:
+    with nothing_left(), running_agent(agents / "uncached", cache_dir="/proc/kernob") as agent:
         agent.stop()
     assert "compiled programs are not cached" in agent.log.read_text()
 

@@ -70,7 +70,7 @@ def test_a_receive_that_began_before_the_agent_counts(agents: Path) -> None:
     server, client = _pair()
     with server, client:
         server.order("start-drain 3000")
-        with running_agent(agents / "blocked") as agent:
+        with running_agent(agents / "blocked-feature") as agent:
             client.order("send 3000")
             server.order("join")
             ledgers = [puppet.order("report") for puppet in (server, client)]

@@ -39,7 +39,7 @@ Row = dict[str, Any]
 @pytest.fixture(scope="module")
 def agent(agents: Path) -> Iterator[Agent]:
     """One agent for all cases."""
-    with running_agent(agents / "blocked", blocked_after=AFTER_S) as running:
+    with running_agent(agents / "blocked-calls", blocked_after=AFTER_S) as running:
         yield running
 
 
