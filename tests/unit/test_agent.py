@@ -17,7 +17,7 @@ LIMIT_S = 30.0
 
 
 class ScriptedPipeline:
-    """Ticks when told to; a snapshot's time is the tick's number, its flows are there if they were asked for."""
+    """Ticks when told to; a snapshot's time is the tick's number, flows are there if asked for."""
 
     hooks = ()
     store = None
@@ -78,4 +78,4 @@ def test_who_comes_during_a_tick_is_not_given_its_snapshot(monkeypatch: pytest.M
         ticking.go.release(2)
         reader.join(LIMIT_S)
         subscription.close()
-    assert [(each.time_unix_ns, each.flows) for each in found] == [(2, ("a flow",))]
+    assert [(each.time_unix_ns, len(each.flows)) for each in found] == [(2, 1)]
