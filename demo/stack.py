@@ -35,6 +35,7 @@ AGENT = {
     "KERNOB_SCORE_OBJECTIVES": f"{PAYMENTS_NAME}=10",
     "KERNOB_LEARNING_PERIOD": str(LEARNING_S),
     "KERNOB_CRASH_LOOP_WINDOW": "20",
+    "KERNOB_SYSCALLS": "read,write,epoll_wait,futex,fdatasync",
 }
 _COLLECTOR = {
     "receivers": {

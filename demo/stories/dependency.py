@@ -134,6 +134,7 @@ def counted(name: str, title: str, fault: Fault, count: Count) -> Story:
             tell_log(scene, before)
             events = scene.expect(f"an event {count.kind}", lambda: scene.events(count.kind, SERVICE), 20)
             scene.says(f"{clock(events[-1]['time_unix_ns'] / 1e9)} {events[-1]['body']}")
+            scene.delivered(events[-1])
             scene.must(True, f"{grown:.0f} {count.words} in VictoriaMetrics, charged to {SERVICE}")
             by_name(scene, count.kind)
             scores.falls(scene, count.dimension, 0.7)

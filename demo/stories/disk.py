@@ -80,6 +80,12 @@ def run(scene: Scene) -> None:
         f"beside it: ledger.py waits {slow_s * 1e3:.0f} ms (p95) for its Redis (PID {redis.pid}), "
         f"{before_s * 1e3:.1f} ms before",
     )
+    words = ("syscalls", "--pid", str(redis.pid), "--call", "fdatasync")
+    row = scene.expect("it in `kernob syscalls`", lambda: scene.document(*words)["rows"], 30)[0]
+    scene.must(
+        row["max_s"] > 0.02,
+        f"`kernob syscalls --pid {redis.pid}`: fdatasync took up to {row['max_s'] * 1e3:.0f} ms",
+    )
     archive.end()
     scene.expect("the alert's end", lambda: not scene.firing(ALERT, device=device), 120)
     scene.must(True, "the archiver ended, the alert resolved")
