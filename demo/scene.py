@@ -21,7 +21,7 @@ from compose.project import Stack, StackError, run
 from compose.victoria import QueryError, Sample
 
 from .business import Business
-from .owned import Running
+from .owned import BrokenError, Running
 from .screen import Screen
 from .story import MissingError
 
@@ -101,15 +101,30 @@ class Scene:
         much, but not where nothing is injected: there it is only waited for what must not come.
         """
         limit_s *= PATIENCE if self.faulty else 1
+        found = self._wait(what, probe, limit_s)
+        if not found:
+            raise MissingError(f"{what}, within {limit_s:.0f} s")
+        return found
+
+    def needs(self, what: str, probe: Callable[[], T | None], limit_s: float) -> T:
+        """The same for what has to be so before there is any fault; BrokenError if it never is.
+
+        So that a story without its fault does not fail for want of something else, as if it had to.
+        """
+        limit_s *= PATIENCE
+        found = self._wait(what, probe, limit_s)
+        if not found:
+            raise BrokenError(f"{what}: not within {limit_s:.0f} s, and nothing was injected yet")
+        return found
+
+    def _wait(self, what: str, probe: Callable[[], T | None], limit_s: float) -> T | None:
         deadline_s = time.monotonic() + limit_s
         self.screen.doing(f"{self.name}: waits for {what}")
-        while True:
-            found = self._try(probe)
-            if found:
-                return found
+        while not (found := self._try(probe)):
             if time.monotonic() > deadline_s:
-                raise MissingError(f"{what}, within {limit_s:.0f} s")
+                return None
             self.pause(_POLL_S)
+        return found
 
     @staticmethod
     def _try(probe: Callable[[], T | None]) -> T | None:

@@ -154,7 +154,7 @@ P95 = (
 def run_slow(scene: Scene) -> None:
     """50 ms more before each answer."""
     scores.well(scene, "latency")
-    before_s = scene.expect("answer times", lambda: scene.value(P95), 60)
+    before_s = scene.needs("answer times", lambda: scene.value(P95), 60)
     orders = pending(scene)
     with Fault("takes 50 ms more to answer", serves("slow")).during(scene):
         slow_s = scene.expect(

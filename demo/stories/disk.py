@@ -35,7 +35,7 @@ def slow_disk(scene: Scene) -> tuple[Path, str]:
     words = [sys.executable, str(SERVICES / "slow_disk.py"), str(under)]
     server = owned.start("slow-disk", [*words, str(DISK_BYTES), str(DISK_BYTES_PER_S)])
     owned.later(attempt, "umount", str(under))
-    scene.expect("the slow disk", lambda: server.lines() and (under / "disk").exists(), 20)
+    scene.needs("the slow disk", lambda: server.lines() and (under / "disk").exists(), 20)
     device = sh("losetup", "--find", "--show", str(under / "disk")).strip()
     owned.later(attempt, "losetup", "--detach", device)
     sh("mkfs.ext4", "-q", "-E", "lazy_itable_init=0,lazy_journal_init=0", device, limit_s=120)
@@ -55,7 +55,7 @@ def run(scene: Scene) -> None:
          "--appendfsync", "always", "--save", ""],
     )  # fmt: skip
     ledger = scene.program("ledger.py", port, word="kept")
-    before_s = scene.expect("the ledger's answer times", lambda: scene.value(P95), 60)
+    before_s = scene.needs("the ledger's answer times", lambda: scene.value(P95), 60)
     size, pause_s = (12_000_000, 0) if scene.faulty else (32_000, 1)
     archive = scene.program("archive.py", volume / "archive", size, pause_s, word="archiving")
     scene.fault(f"archive.py (PID {archive.pid}) writes to {device} as fast as it goes")

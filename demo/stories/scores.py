@@ -47,7 +47,7 @@ def well(scene: Scene, dimension: str, least: float = 0.9) -> None:
     def good() -> bool:
         return scores(scene).get(dimension, 0.0) >= least
 
-    scene.expect(f"{dimension} of {least} or more", good, 90)
+    scene.needs(f"{dimension} of {least} or more", good, 90)
 
 
 def falls(scene: Scene, dimension: str, below: float) -> None:
