@@ -109,4 +109,4 @@ def build(packages: bool) -> None:
         run("env", f"STACK_IMAGES={names}", "sh", "docker/stack-images.sh", limit_s=2400)
     else:
         file = "docker/demo/Dockerfile"
-        run("docker", "build", "-q", "-f", file, "-t", IMAGE, ".", limit_s=900)
+        run("docker", "build", "-q", "-f", file, "--target", "programs", "-t", IMAGE, ".", limit_s=900)

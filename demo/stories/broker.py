@@ -38,7 +38,7 @@ def run(scene: Scene) -> None:
     business = scene.business
     manner = "forgets" if scene.faulty else "beats"
     reporter = scene.program(
-        SERVICE, business.ports["rabbit"], HEARTBEAT_S, manner, word="working on report 2"
+        SERVICE, f"127.0.0.1:{business.ports['rabbit']}", HEARTBEAT_S, manner, word="working on report 2"
     )
     port = int(reporter.lines()[-1].split("from port ")[1].split(";")[0])
     scene.fault(f"{SERVICE} (PID {reporter.pid}) holds a connection to RabbitMQ and forgets to beat")
