@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from compose import rules
-from demo import business, scene, stack, story
+from demo import audit, business, scene, stack, story
 from demo.screen import Screen
 from demo.stories import STORIES, broker, scores, service_map, stranger
 from demo.story import Outcome, Story, choose, closing, judge
@@ -28,7 +28,9 @@ def a_story(name: str = "one") -> Story:
 
 
 @pytest.mark.parametrize(
-    "module", [rules, business, scene, story, broker, scores, service_map, stranger], ids=lambda m: m.__name__
+    "module",
+    [rules, audit, business, scene, story, broker, scores, service_map, stranger],
+    ids=lambda m: m.__name__,
 )
 def test_doctests(module: object) -> None:
     """The examples in the docstrings hold."""
