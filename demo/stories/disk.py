@@ -70,6 +70,8 @@ def run(scene: Scene) -> None:
     alert = scene.expect(f"its name in {ALERT}", naming, 60)
     scene.log(f"ledger.py: {ledger.lines()[-1]}   (all it says)")
     scene.says(f"{ALERT}: {alert.summary}")
+    if not named.search(alert.summary):
+        scene.says(next(iter(re.findall(r"Who uses disks.*? in \d+ \w+\)\.", alert.description)), ""))
     as_what = "the noisy neighbour" if named.search(alert.summary) else "one of the four that move most"
     scene.must(named.search(alert.summary + alert.description), f"it names PID {archive.pid} as {as_what}")
     slow_s = scene.expect(
