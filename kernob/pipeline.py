@@ -75,6 +75,7 @@ def kernel_options(settings: Settings) -> KernelOptions:
             "durations": settings.max_durations,
             "syscalls": settings.max_syscall_histograms,
             "threads": settings.max_threads,
+            "slot_owners": settings.max_threads,
             "events": settings.event_ring_bytes,
             "lives": settings.max_lives,
             "settled": settings.max_lives,
@@ -172,8 +173,8 @@ class Pipeline:
         if self._network.classes:
             self._traffic.known.classify_by(self._network.class_of)
         self.scores = Scores(settings, self.store, self._traffic.known, self._tcp, kept)
-        self._syscalls = Syscalls(settings, self.store, self._traffic.known.processes)
         lives = Lifecycle(settings, self.store, self._proc, self._named, on_events)
+        self._syscalls = Syscalls(settings, self.store, self._traffic.known.processes, lives.program)
         first = (self._names, wire, self._tcp, self.scores, self._syscalls)
         self._features: tuple[Feature, ...] = (*first, lives)
         if settings.map:
