@@ -28,6 +28,8 @@ from .story import MissingError
 T = TypeVar("T")
 _POLL_S = 1.0
 PATIENCE = 3
+_STARTING_S = 30
+"""A command may take so long to start on a busy machine, and counts its `--since` from then."""
 
 
 @dataclass(frozen=True)
@@ -190,9 +192,10 @@ class Scene:
 
     def events(self, kind: str, service: str) -> list[dict[str, Any]]:
         """Events of this story's time, from `kernob events`; `kind` is the last word of theirs."""
-        since = f"{int(time.time() - self.began_s) + 1}s"
+        since = f"{int(time.time() - self.began_s) + _STARTING_S}s"
         words = ("events", "--json", "--since", since, "--kind", kind, "--service", service)
-        return [json.loads(line) for line in self.kernob(*words).splitlines()]
+        found = [json.loads(line) for line in self.kernob(*words).splitlines()]
+        return [event for event in found if event["time_unix_ns"] >= self.began_s * 1e9]
 
     def delivered(self, kind: str, pid: int) -> list[dict[str, Any]]:
         """The same events of a process as they came out of the Collector, as OTLP or out of VictoriaLogs."""

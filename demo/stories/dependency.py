@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from demo.business import PAYMENTS_NAME, PAYMENTS_PORT, orders_in_log
 from demo.network import rule
 from demo.scene import Scene, clock
-from demo.story import Story
+from demo.story import PAYMENTS, Story
 
 from . import scores
 
@@ -141,7 +141,7 @@ def counted(name: str, title: str, fault: Fault, count: Count) -> Story:
         scores.recovers(scene, count.dimension)
         scene.see("kernob-dependency", service=SERVICE)
 
-    return Story(name, title, run)
+    return Story(name, title, run, PAYMENTS)
 
 
 P95 = (
@@ -240,7 +240,7 @@ STORIES = (
         Fault("sends half an answer, then nothing", serves("stalled")),
         Count(DROPS, "stalled_mid_response", 3, "drop", "answers that stopped half-way", "stability"),
     ),
-    Story("silent", "A dependency falls silent", run_silent),
-    Story("slow", "A dependency gets slow", run_slow),
-    Story("loss", "Packets to a dependency get lost", run_loss),
+    Story("silent", "A dependency falls silent", run_silent, PAYMENTS),
+    Story("slow", "A dependency gets slow", run_slow, PAYMENTS),
+    Story("loss", "Packets to a dependency get lost", run_loss, PAYMENTS),
 )
