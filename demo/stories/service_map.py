@@ -8,12 +8,12 @@ namespace and names are on it; each connection that both ends of were seen is on
 
 from __future__ import annotations
 
-import contextlib
 import json
 import socket
 from collections.abc import Callable, Iterable
 
 from demo.business import FULFILMENT, PAYMENTS_PORT, REDIS, Business
+from demo.owned import BrokenError
 from demo.scene import Scene
 from demo.story import MissingError, Story
 
@@ -86,17 +86,26 @@ def difference(told: set[Edge], found: set[Edge]) -> str:
     return "; ".join(parts)
 
 
-def equal(scene: Scene, told: set[Edge], discovered: Callable[[Scene], set[Edge]], where: str) -> str:
-    """Wait until both are the same; how they differ if they never are."""
-    last = ["nothing was found"]
+def equal(scene: Scene, told: set[Edge], discovered: Callable[[Scene], set[Edge]], where: str) -> None:
+    """Claim that both are the same; MissingError says how they differ if they never are.
 
-    def same() -> bool:
-        last[0] = difference(told, discovered(scene))
-        return not last[0]
+    All but the new program's edge has to be so with and without the fault.
+    """
+    new = {edge for edge in told if edge[0] == NEW}
+    last = ""
 
-    with contextlib.suppress(MissingError):
-        scene.expect(f"{len(told)} edges as declared in {where}", same, 45)
-    return last[0]
+    def same(but: set[Edge]) -> bool:
+        nonlocal last
+        last = difference(told - but, discovered(scene) - but)
+        return not last
+
+    what = f"the business as declared in {where}"
+    try:
+        scene.needs(what, lambda: same(new), 30)
+        scene.expect(what, lambda: same(set()), 45)
+    except (BrokenError, MissingError) as error:
+        raise type(error)(f"{error}: {last}") from None
+    scene.must(True, f"{where} has the {len(told)} edges of the business as declared, and no other")
 
 
 def scored(scene: Scene, edges: set[Edge]) -> dict[Edge, float] | None:
@@ -119,12 +128,7 @@ def run(scene: Scene) -> None:
         scene.program(NEW, scene.business.ports["postgres"], word="run")
         scene.fault(f"{NEW} is new today and reads the orders")
     for where, discovered in (("VictoriaMetrics", on_the_map), ("`kernob map`", in_the_terminal)):
-        differs = equal(scene, told, discovered, where)
-        if differs:
-            scene.says(f"differs: {differs}")
-        scene.must(
-            not differs, f"{where} has the {len(told)} edges of the business as declared, and no other"
-        )
+        equal(scene, told, discovered, where)
     for source, target, port in sorted(told):
         scene.says(f"{source} -> {target}:{port}")
     asking = {edge for edge in told if edge[:2] not in UNASKED}
