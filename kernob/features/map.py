@@ -205,7 +205,8 @@ class Map(Feature):
         since_ns = self._state.first_seen_ns(source) or tick.now_unix_ns
         actual = self._state.link(edge)
         if actual.target.kind is not NodeKind.OTHERS:
-            self._events += self._baseline.see(actual, since_ns, tick.now_unix_ns)
+            name_source = self._known.destination(flow).name_source
+            self._events += self._baseline.see(actual, since_ns, tick.now_unix_ns, name_source)
 
     def _link(self, flow: int) -> tuple[Link, Reached | None, bool]:
         """A client's edge, who answers it on this host, and whether it stays on this host."""
