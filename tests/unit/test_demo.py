@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import doctest
 import io
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -81,6 +82,21 @@ def test_every_story_has_a_name_of_its_own_and_a_title() -> None:
     """Names are what --only takes."""
     assert len({s.name for s in STORIES}) == len(STORIES)
     assert all(s.title for s in STORIES)
+
+
+LINKS = re.findall(
+    r'scene\.see\("([^"]+)"((?:, \w+=)?)',
+    "".join(f.read_text() for f in (ROOT / "demo/stories").glob("*.py")),
+)
+
+
+@pytest.mark.parametrize(("board", "variable"), sorted(set(LINKS)))
+def test_links_lead_to_dashboards_that_there_are(board: str, variable: str) -> None:
+    """With a variable that the dashboard has."""
+    found = [json.loads(file.read_text()) for file in (ROOT / "grafana/dashboards").glob("*.json")]
+    (dashboard,) = [each for each in found if each["uid"] == board]
+    names = {each["name"] for each in dashboard["templating"]["list"]}
+    assert not variable or variable.strip(", =") in names
 
 
 @pytest.mark.parametrize("file", RULES, ids=lambda f: f.name)
