@@ -65,6 +65,13 @@ def test_the_closing_line_counts_what_is_not_as_it_must_be() -> None:
     assert ", 1 failed;" in closing(outcomes, False, 5)
 
 
+def test_the_closing_line_names_what_was_told_twice() -> None:
+    """Nobody takes a second try for a first one; the gate counts it all the same."""
+    line = closing([Outcome(a_story("slow"), 1.0, tries=2), Outcome(a_story("loss"), 1.0)], True, 61)
+    assert line == "2 of 2 stories seen (slow told twice), 0 failed; 1 min 1 s"
+    assert count(line) == (2, 0, 0)
+
+
 @pytest.mark.parametrize("faulty", [True, False])
 def test_the_gate_counts_stories_as_it_counts_tests(faulty: bool) -> None:
     """Both closing lines are read by what adds up the gate's figures."""
