@@ -162,6 +162,34 @@ def test_a_failed_attempt_is_asked_about_once_more(watch: Watch) -> None:
     assert alone(watch, case) == {"client connection refused": 1}
 
 
+def _disconnect(sock: socket.socket) -> None:
+    """connect() with AF_UNSPEC: the socket may be connected anew."""
+    assert ctypes.CDLL(None).connect(sock.fileno(), bytes(16), 16) == 0
+
+
+def test_each_attempt_of_one_socket_is_counted(watch: Watch) -> None:
+    """Refused, then without a route; connected, disconnected, then without a route twice; then connected."""
+
+    def case() -> None:
+        with socket.socket() as sock:
+            assert sock.connect_ex(("127.0.0.1", 9)) == errno.ECONNREFUSED
+            assert sock.connect_ex(ELSEWHERE) == errno.ENETUNREACH
+            assert sock.connect_ex(("127.0.0.1", 9)) == errno.ECONNREFUSED
+        with door() as listening, socket.socket() as sock:
+            assert sock.connect_ex(listening.getsockname()) == 0
+            _disconnect(sock)
+            assert sock.connect_ex(ELSEWHERE) == errno.ENETUNREACH
+            assert sock.connect_ex(ELSEWHERE) == errno.ENETUNREACH
+            assert sock.connect_ex(listening.getsockname()) == 0
+
+    assert _without_resets(alone(watch, case)) == {
+        "client connection refused": 2,
+        "client connection net_unreachable": 3,
+        "client connection ok": 2,
+        "server connection ok": 2,
+    }
+
+
 @pytest.mark.parametrize(
     ("answer", "error", "outcome"),
     [
