@@ -206,12 +206,18 @@ static __always_inline int is_late_reuse(u64 sk, const struct sock_val *value, u
     return has_answered(value) && !has_arrived(sk, value) && heard_ns > now - value->asked_ns + SECOND_NS;
 }
 
-/* What waits to be read came after a pause, and no faster than heartbeats do. */
-static __always_inline int is_trickle(u64 sk, const struct sock_val *value)
+/*
+ * What waits to be read came after a pause, and no faster than heartbeats do. Whoever asked and has read
+ * nothing since (a publisher, busy with other things) was not waiting for it: a caller reads at once.
+ */
+static __always_inline int is_trickle(u64 sk, const struct sock_val *value, u64 now)
 {
-    u32 paused = (u32)jiffies64() - value->heard;
+    u64 paused = value->phase == PHASE_ASKED ? now - value->sent_ns
+                                             : (u64)((u32)jiffies64() - value->heard) * JIFFY_NS;
 
-    return paused > SECOND_JIFFIES && unread_bytes(sk, 0) <= FAREWELL_BYTES * (1 + paused / SECOND_JIFFIES);
+    u32 unread = unread_bytes(sk, 0);
+
+    return paused > SECOND_NS && unread && unread <= FAREWELL_BYTES * (1 + paused / SECOND_NS);
 }
 
 /*
@@ -237,7 +243,7 @@ static __always_inline int is_open(u64 sk, const struct sock_val *value, u64 now
     if (value->phase == PHASE_ASKED && is_farewell(value) && age > SECOND_NS)
         return 0;
     if (is_answered(sk, value))
-        return silence < SECOND_NS && !(value->phase == PHASE_ANSWERED && is_trickle(sk, value));
+        return silence < SECOND_NS && !is_trickle(sk, value, now);
     return age <= PUSH_NS;
 }
 

@@ -100,6 +100,20 @@ static __always_inline void on_connected(u64 sk, struct sock_val *value, struct 
 }
 
 /*
+ * What an ICMP message said that waits to be read, 0 without one. Where it came while connect() held the
+ * socket (a firewall of this host rejects the SYN on its way out), the socket stays in SYN_SENT, and only the
+ * process hears of it, by SO_ERROR, which also takes sk_err_soft away (tcp_v4_err; Linux 5.8).
+ */
+static __always_inline u32 icmp_error(u64 sk)
+{
+    const int direct = 0;
+    u64 queue = sk + OFF_SOCK_ERROR_QUEUE;
+    u64 first = READ(u64, sk, OFF_SOCK_ERROR_QUEUE); /* struct sk_buff_head begins with next */
+
+    return first && first != queue ? READ(u32, first, OFF_SKB_CB + OFF_EXTERR_ERRNO) : 0;
+}
+
+/*
  * An attempt ends. Without an error the process gave up (close, SIGKILL, another address answered first): it
  * timed out if it had to send its SYN again, else it was cancelled. connect() may also fail by itself before
  * the socket ever waits; then the connect hook knows why.
@@ -114,7 +128,13 @@ static __always_inline void on_attempt_failed(u64 sk, struct sock_val *value, u3
         if (!(READ(u8, sk, OFF_SOCK_SHUTDOWN) & SEND_SHUTDOWN))
             return;
         int again = value->syn_retransmits || READ(u8, sk, OFF_ICSK_RETRANSMITS);
+        u32 told = icmp_error(sk);
+
         fact->reason = again ? OUTCOME_TIMED_OUT : OUTCOME_CANCELLED;
+        if (told && outcome_of(told) != OUTCOME_OTHER) { /* there may be other messages: time stamps */
+            fact->reason = outcome_of(told);
+            fact->error = told;
+        }
     }
     value->flags = (value->flags & ~SOCK_ATTEMPT) | SOCK_COUNTED;
     fact->count = 1;

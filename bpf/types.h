@@ -217,15 +217,17 @@ struct syscall_key {
 };
 struct syscall_val {
     struct duration_val durations;
-    char comm[16]; /* the process's name, for one that is gone when this is read */
+    u64 image;     /* its program: key of images, 0: unknown. Both for one that is gone when this is read */
+    char comm[16]; /* the process's name */
 };
 
 /* A thread that made a watched call: which one it made last, and whether it is in it still. */
+#define THREAD_SLOTS 32768
 struct thread_val {
     u64 entered_ns; /* CLOCK_MONOTONIC; 0 between calls */
     u64 name_ns;    /* when its process is to be remembered: a second from its first call */
     struct syscall_key key;
-    u32 pad;
+    u32 tid; /* 0: none, the slot is free */
 };
 
 /* What happened to one connection, when. */
@@ -388,7 +390,7 @@ _Static_assert(sizeof(struct fate_key) == 56, "fate_key");
 _Static_assert(sizeof(struct duration_key) == 56, "duration_key");
 _Static_assert(sizeof(struct duration_val) == 464, "duration_val");
 _Static_assert(sizeof(struct syscall_key) == 12, "syscall_key");
-_Static_assert(sizeof(struct syscall_val) == 480, "syscall_val");
+_Static_assert(sizeof(struct syscall_val) == 488, "syscall_val");
 _Static_assert(sizeof(struct thread_val) == 32, "thread_val");
 _Static_assert(sizeof(struct tcp_event) == 128, "tcp_event");
 _Static_assert(sizeof(struct name_key) == 24, "name_key");

@@ -18,7 +18,7 @@ from types import FrameType
 
 from compose.project import StackError
 
-from . import business, stack
+from . import audit, business, stack
 from .owned import BrokenError, Owned, remove_remains
 from .runner import Runner
 from .screen import Screen
@@ -38,7 +38,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         epilog="Needs root, a Docker engine, and what `demo/install.sh` installs. Exit codes: 0 all as it "
         "must be, 1 a story is not, 2 usage, 3 the demo itself could not go on.",
     )
-    parser.add_argument("--fast", action="store_true", help="no Grafana, no pauses: for machines")
+    parser.add_argument(
+        "--fast", action="store_true", help="no Grafana, no pauses, stories beside each other: for machines"
+    )
     parser.add_argument("--no-fault", action="store_true", help="inject nothing: every story must fail")
     parser.add_argument("--only", metavar="STORY", action="append", default=[], help="may be repeated")
     parser.add_argument("--keep", action="store_true", help="leave it running afterwards, until Ctrl-C")
@@ -117,8 +119,13 @@ def run(options: argparse.Namespace, chosen: Sequence[Story], screen: Screen) ->
             runner = Runner(firm, running, screen, faulty=not options.no_fault)
             runner.bring_up(stack.QUIET if options.fast or packages else ())
             began_stories_s = time.monotonic()
-            outcomes = runner.tell(chosen, pause_s=0 if options.fast or not screen.is_terminal else 5)
+            pause_s = 0 if options.fast or not screen.is_terminal else 5
+            outcomes = runner.tell(chosen, pause_s, beside=options.fast)
             good = all(judge(each, not options.no_fault).good for each in outcomes)
+            if not options.no_fault and not options.only:
+                metrics = audit.ask(running.victoria)
+                screen.line(screen.paint(metrics.line, "green" if metrics.good else "red"))
+                good = good and metrics.good
             took_s = time.monotonic() - began_s
             screen.line(f"   ({began_stories_s - began_s:.0f} s of them to bring it all up)")
             if options.keep:

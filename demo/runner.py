@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Brings business and stack up and tells the stories: with faults one after another, without all at once."""
+"""Brings business and stack up and tells the stories: one after another, lane beside lane, or all at once."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 
 from compose.project import Stack
 from compose.victoria import QueryError
@@ -15,7 +15,7 @@ from .business import Business
 from .owned import wait_until
 from .scene import Scene
 from .screen import Screen
-from .story import MissingError, Outcome, Story, judge
+from .story import MissingError, Outcome, Story, judge, lanes
 
 _DATA_LIMIT_S = 120.0
 _COLOURS = {"fault": "yellow", "log": "dim", "kernob": "cyan", "check": "green", "see": "dim"}
@@ -48,30 +48,23 @@ class Runner:
         except QueryError:
             return False
 
-    def tell(self, stories: Sequence[Story], pause_s: float) -> list[Outcome]:
-        """All of them, printed as they end; outcomes in the order given."""
-        if not self._faulty:
-            return self._all_at_once(stories)
-        with ThreadPoolExecutor(max(1, len(stories))) as pool:
+    def tell(self, stories: Sequence[Story], pause_s: float, *, beside: bool) -> list[Outcome]:
+        """All of them, printed as they end; outcomes in the order given.
+
+        `beside`: lanes beside each other (`story.lanes`). Without faults all at once: they only wait.
+        """
+        queues = lanes(stories, beside) if self._faulty else [[story] for story in stories]
+        with ThreadPoolExecutor(len(queues)) as pool:
             try:
-                slow = {s.name: self._begin(pool, s) for s in stories if s.slow}
-                quick = {s.name: self._play(s) for s in stories if not s.slow and not self._rest(pause_s)}
-                return [slow[s.name].result() if s.slow else quick[s.name] for s in stories]
+                futures = [pool.submit(self._play_all, queue, pause_s) for queue in queues]
+                outcomes = {each.story.name: each for future in futures for each in future.result()}
             finally:
                 self._ended.set()
+        return [outcomes[story.name] for story in stories]
 
-    def _rest(self, pause_s: float) -> bool:
-        return self._ended.wait(pause_s)
-
-    def _begin(self, pool: ThreadPoolExecutor, story: Story) -> Future[Outcome]:
-        return pool.submit(self._play, story)
-
-    def _all_at_once(self, stories: Sequence[Story]) -> list[Outcome]:
-        with ThreadPoolExecutor(len(stories)) as pool:
-            try:
-                return list(pool.map(self._play, stories))
-            finally:
-                self._ended.set()
+    def _play_all(self, stories: Sequence[Story], pause_s: float) -> list[Outcome]:
+        """One lane; stops where the demo was interrupted meanwhile."""
+        return [self._play(story) for story in stories if not self._ended.wait(pause_s)]
 
     def _play(self, story: Story) -> Outcome:
         grafana = "grafana" in self._stack.services()

@@ -15,18 +15,25 @@ if TYPE_CHECKING:
     from .scene import Scene
 
 
+HOST, PAYMENTS, ALONE = "host", "payments", "alone"
+
+
 class MissingError(Exception):
     """Something a story claims was not seen; the message says what."""
 
 
 @dataclass(frozen=True)
 class Story:
-    """One of demo/stories. `slow`: it is begun first and told last, beside the others."""
+    """One of demo/stories.
+
+    Stories of one `lane` are told one after another, because they disturb each other. A lane that is `ALONE`
+    takes long and disturbs nobody: it is begun first, beside the others, in every form of the demo.
+    """
 
     name: str
     title: str
     run: Callable[[Scene], None]
-    slow: bool = False
+    lane: str = HOST
 
 
 @dataclass(frozen=True)
@@ -84,6 +91,23 @@ def closing(outcomes: Sequence[Outcome], faulty: bool, seconds: float) -> str:
     what = "seen" if faulty else "failed their check without their fault, as they must"
     took = f"{int(seconds) // 60} min {int(seconds) % 60} s"
     return f"{good} of {len(outcomes)} stories {what}, {len(outcomes) - good} failed; {took}"
+
+
+def lanes(stories: Sequence[Story], beside: bool) -> list[list[Story]]:
+    """Stories that are told one after another, list beside list; `beside`: as many lists as may be.
+
+    >>> from demo.story import ALONE, PAYMENTS, Story, lanes
+    >>> def a(name, *lane): return Story(name, "", lambda scene: None, *lane)
+    >>> told = [a("leak", ALONE), a("broker"), a("refuses", PAYMENTS), a("disk")]
+    >>> [[story.name for story in lane] for lane in lanes(told, beside=True)]
+    [['leak'], ['broker', 'disk'], ['refuses']]
+    >>> [[story.name for story in lane] for lane in lanes(told, beside=False)]
+    [['leak'], ['broker', 'refuses', 'disk']]
+    """
+    found: dict[str, list[Story]] = {}
+    for story in stories:
+        found.setdefault(story.lane if beside or story.lane == ALONE else HOST, []).append(story)
+    return list(found.values())
 
 
 def choose(stories: Sequence[Story], wanted: Sequence[str]) -> list[Story]:

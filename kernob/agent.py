@@ -107,6 +107,7 @@ class Agent:
         self._questions: deque[_Question] = deque()
         self._snapshot: Snapshot | None = None
         self._serial = 0
+        self._ticking = False
         self._ticked_s = time.monotonic()
         self._watchers: dict[object, float] = {}
         self._stopping = False
@@ -157,12 +158,13 @@ class Agent:
     def subscribe(self, interval_s: float) -> Generator[Snapshot, None, None]:
         """Snapshots, at least one every `interval_s`, until closed or the agent ends.
 
-        A slow reader misses snapshots; it never gets an old one twice.
+        A slow reader misses snapshots; it never gets an old one twice, nor that of a tick that was under
+        way when it came: nobody may have watched then, and it lists no flows.
         """
         token = object()
         with self._changed:
             self._watchers[token] = max(_MIN_WATCH_S, interval_s)
-            seen = self._serial
+            seen = self._serial + self._ticking
             self._changed.notify_all()
         try:
             while True:
@@ -245,6 +247,7 @@ class Agent:
                 self._snapshot = snapshot
                 self._ticked_s = time.monotonic()
                 self._serial += 1
+                self._ticking = False
                 self._changed.notify_all()
             self._answer_questions()  # also where ticks follow each other without a pause
             if stopping:
@@ -262,6 +265,7 @@ class Agent:
                 next_s = due_s if watch_s is None else min(due_s, last_s + watch_s)
                 pause_s = next_s - time.monotonic()
                 if self._stopping or pause_s <= 0:
+                    self._ticking = True
                     return self._stopping, watch_s
                 if not self._events_wait and not self._questions:
                     self._changed.wait(pause_s)

@@ -8,11 +8,11 @@ the agent) and by `ui.client` where the agent lives in the same process.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from kernob.model import NO_FACTS, FlowRow, PeerClass, Role, Snapshot, TcpFacts, Transport
+from kernob.model import NO_FACTS, Dependency, FlowRow, PeerClass, Role, Snapshot, TcpFacts, Transport
 from kernob.view import (
     MAX_VIEW_BYTES,
     Group,
@@ -27,9 +27,12 @@ from kernob.view import (
     printable,
 )
 
-_Entry = tuple[FlowRow, int, int, float, float, int, bool, TcpFacts, TcpFacts]
+_Entry = tuple[FlowRow, int, int, float, float, int, bool, TcpFacts, TcpFacts, float]
 """A flow that stands for its group; tx, rx bytes; tx, rx rate; number of flows; whether any is alive; what
-happened to their connections ever, and in the window."""
+happened to their connections ever, and in the window; the lowest score, _NO_SCORE where none has one."""
+
+_NO_SCORE = 2.0
+_Scores = Mapping[Dependency, float]
 
 _ROLES = {Role.UNKNOWN: "unknown", Role.CLIENT: "client", Role.SERVER: "server"}
 _TRANSPORTS = {Transport.TCP: "tcp", Transport.UDP: "udp"}
@@ -54,6 +57,7 @@ _SORT_KEYS: dict[Sort, Callable[[_Entry], Any]] = {
         -count for facts in (entry[8], entry[7]) for count in (faults(facts), facts.retransmits)
     ),
     Sort.DESTINATION: lambda entry: (entry[0].address, entry[0].port, entry[0].peer),
+    Sort.SCORE: lambda entry: entry[9],
 }
 
 
@@ -65,7 +69,7 @@ def select(snapshot: Snapshot, query: Query) -> View:
     window_rate = total.tx_rate + total.rx_rate
     if words:
         flows = [flow for flow in flows if _matches(flow, words)]
-    entries = _entries(flows, query.group)
+    entries = _entries(flows, query.group, snapshot.scores)
     kept = _ordered(entries, query)
     matched = _sum_entries(entries)
     shown = _sum_entries(kept)
@@ -114,17 +118,27 @@ def _matches(flow: FlowRow, words: list[str]) -> bool:
     return all(word in text for word in words)
 
 
-def _entries(flows: Sequence[FlowRow], group: Group) -> list[_Entry]:
+def _score(flow: FlowRow, scores: _Scores) -> float:
+    if not scores or flow.role is not Role.CLIENT or flow.transport is not Transport.TCP:
+        return _NO_SCORE
+    return scores.get(Dependency(flow.service, flow.address, flow.port), _NO_SCORE)
+
+
+def _entries(flows: Sequence[FlowRow], group: Group, scores: _Scores) -> list[_Entry]:
     if group is Group.FLOW:
         return [
-            (f, f.tx_bytes, f.rx_bytes, f.tx_rate, f.rx_rate, 1, f.alive, f.tcp, f.tcp_window) for f in flows
-        ]
+            (
+                f, f.tx_bytes, f.rx_bytes, f.tx_rate, f.rx_rate, 1, f.alive, f.tcp, f.tcp_window,
+                _score(f, scores),
+            )
+            for f in flows
+        ]  # fmt: skip
     key_of = _GROUP_KEYS[group]
     folded: dict[tuple[Any, ...], _Entry] = {}
     for flow in flows:
         key = key_of(flow)
-        nothing: _Entry = (flow, 0, 0, 0.0, 0.0, 0, False, NO_FACTS, NO_FACTS)
-        first, tx, rx, tx_rate, rx_rate, count, alive, ever, window = folded.get(key, nothing)
+        nothing: _Entry = (flow, 0, 0, 0.0, 0.0, 0, False, NO_FACTS, NO_FACTS, _NO_SCORE)
+        first, tx, rx, tx_rate, rx_rate, count, alive, ever, window, score = folded.get(key, nothing)
         folded[key] = (
             first,
             tx + flow.tx_bytes,
@@ -135,6 +149,7 @@ def _entries(flows: Sequence[FlowRow], group: Group) -> list[_Entry]:
             alive or flow.alive,
             _plus(ever, flow.tcp),
             _plus(window, flow.tcp_window),
+            min(score, _score(flow, scores)),
         )
     return list(folded.values())
 
@@ -168,7 +183,7 @@ def _ordered(entries: list[_Entry], query: Query) -> list[_Entry]:
 
 
 def _row(entry: _Entry, group: Group, window_rate: float) -> Row:
-    flow, tx_bytes, rx_bytes, tx_rate, rx_rate, count, alive, ever, window = entry
+    flow, tx_bytes, rx_bytes, tx_rate, rx_rate, count, alive, ever, window, score = entry
     by_flow = group is Group.FLOW
     has_destination = group in {Group.FLOW, Group.DESTINATION}
     has_process = group in {Group.FLOW, Group.PROCESS}
@@ -194,6 +209,7 @@ def _row(entry: _Entry, group: Group, window_rate: float) -> Row:
         share=(tx_rate + rx_rate) / window_rate if window_rate > 0 else 0.0,
         tcp=ever,
         tcp_window=window,
+        score=round(score, 4) if score <= 1 else None,
     )
 
 

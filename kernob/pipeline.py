@@ -75,6 +75,7 @@ def kernel_options(settings: Settings) -> KernelOptions:
             "durations": settings.max_durations,
             "syscalls": settings.max_syscall_histograms,
             "threads": settings.max_threads,
+            "slot_owners": settings.max_threads,
             "events": settings.event_ring_bytes,
             "lives": settings.max_lives,
             "settled": settings.max_lives,
@@ -171,11 +172,11 @@ class Pipeline:
         self._names.configure(self._network.names)
         if self._network.classes:
             self._traffic.known.classify_by(self._network.class_of)
-        self.scores = Scores(settings, self.store, self._traffic.known, self._tcp, kept)
-        self._syscalls = Syscalls(settings, self.store, self._traffic.known.processes)
-        lives = Lifecycle(settings, self.store, self._proc, self._named, on_events)
-        first = (self._names, wire, self._tcp, self.scores, self._syscalls)
-        self._features: tuple[Feature, ...] = (*first, lives)
+        known, store = self._traffic.known, self.store
+        self.scores = Scores(settings, store, known, self._tcp, kept, self._network)
+        lives = Lifecycle(settings, store, self._proc, self._named, on_events)
+        calls = Syscalls(settings, store, known.processes, lives.program)
+        self._features: tuple[Feature, ...] = (self._names, wire, self._tcp, self.scores, calls, lives)
         if settings.map:
             self._features += (self._map(kept),)
         self._stamps = Stamps(2 * _AFTER_TICK_NS)
@@ -321,6 +322,7 @@ class Pipeline:
             losses=self._losses(),
             suppressed_events=self._feed.suppressed + sum(f.suppressed for f in self._features),
             runs=self._runs(),
+            scores=self.scores.composites() if with_flows else {},
             **{name: part for feature in self._features for name, part in feature.parts().items()},
         )
 

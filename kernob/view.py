@@ -39,7 +39,7 @@ class Group(enum.Enum):
 
 
 class Sort(enum.Enum):
-    """What rows are ordered by: numbers largest first, names alphabetically."""
+    """What rows are ordered by: numbers largest first, names alphabetically, the lowest score first."""
 
     RATE = "rate"
     TX_RATE = "tx_rate"
@@ -52,6 +52,7 @@ class Sort(enum.Enum):
     SERVICE = "service"
     DESTINATION = "destination"
     FAULTS = "faults"
+    SCORE = "score"
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +147,8 @@ class Row:
 
     What a group does not keep is 0, "" or "unknown". `share` is the row's part (0..1) of all bytes, sent
     and received, that every process of this host moved in the window. `tcp` is what happened to its TCP
-    connections since the agent first saw them, `tcp_window` what did in the window.
+    connections since the agent first saw them, `tcp_window` what did in the window. `score` is that of what
+    it depends on, 0..1, of several the lowest; None where there is none.
     """
 
     pid: int
@@ -167,6 +169,7 @@ class Row:
     share: float
     tcp: TcpFacts = NO_FACTS
     tcp_window: TcpFacts = NO_FACTS
+    score: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

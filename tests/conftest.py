@@ -22,6 +22,7 @@ _FOR_TESTS = (
     "KERNOB_PROC_ROOT",
     "KERNOB_TEST_STACK_KEEP",
     "KERNOB_TEST_STACK_OVERLAY",
+    "KERNOB_TEST_RESOLVED",
 )
 
 for _name in [name for name in os.environ if name.startswith("KERNOB_") and name not in _FOR_TESTS]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from demo.story import Story
 
-from . import backup, broker, crash_loop, dependency, disk, futex, leak, stranger
+from . import backup, broker, crash_loop, dependency, disk, futex, leak, service_map, stranger
 
 STORIES: tuple[Story, ...] = (
     leak.STORY,
@@ -15,5 +15,6 @@ STORIES: tuple[Story, ...] = (
     disk.STORY,
     crash_loop.STORY,
     stranger.STORY,
+    service_map.STORY,
     *dependency.STORIES,
 )

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from demo.business import PAYMENTS_NAME, PAYMENTS_PORT, orders_in_log
 from demo.network import rule
 from demo.scene import Scene, clock
-from demo.story import Story
+from demo.story import PAYMENTS, Story
 
 from . import scores
 
@@ -134,6 +134,7 @@ def counted(name: str, title: str, fault: Fault, count: Count) -> Story:
             tell_log(scene, before)
             events = scene.expect(f"an event {count.kind}", lambda: scene.events(count.kind, SERVICE), 20)
             scene.says(f"{clock(events[-1]['time_unix_ns'] / 1e9)} {events[-1]['body']}")
+            scene.delivered(events[-1])
             scene.must(True, f"{grown:.0f} {count.words} in VictoriaMetrics, charged to {SERVICE}")
             by_name(scene, count.kind)
             scores.falls(scene, count.dimension, 0.7)
@@ -141,7 +142,7 @@ def counted(name: str, title: str, fault: Fault, count: Count) -> Story:
         scores.recovers(scene, count.dimension)
         scene.see("kernob-dependency", service=SERVICE)
 
-    return Story(name, title, run)
+    return Story(name, title, run, PAYMENTS)
 
 
 P95 = (
@@ -153,7 +154,7 @@ P95 = (
 def run_slow(scene: Scene) -> None:
     """50 ms more before each answer."""
     scores.well(scene, "latency")
-    before_s = scene.expect("answer times", lambda: scene.value(P95), 60)
+    before_s = scene.needs("answer times", lambda: scene.value(P95), 60)
     orders = pending(scene)
     with Fault("takes 50 ms more to answer", serves("slow")).during(scene):
         slow_s = scene.expect(
@@ -240,7 +241,7 @@ STORIES = (
         Fault("sends half an answer, then nothing", serves("stalled")),
         Count(DROPS, "stalled_mid_response", 3, "drop", "answers that stopped half-way", "stability"),
     ),
-    Story("silent", "A dependency falls silent", run_silent),
-    Story("slow", "A dependency gets slow", run_slow),
-    Story("loss", "Packets to a dependency get lost", run_loss),
+    Story("silent", "A dependency falls silent", run_silent, PAYMENTS),
+    Story("slow", "A dependency gets slow", run_slow, PAYMENTS),
+    Story("loss", "Packets to a dependency get lost", run_loss, PAYMENTS),
 )

@@ -8,7 +8,7 @@ alert needs six windows: hours in life, ten seconds each in the demo. Without th
 from __future__ import annotations
 
 from demo.scene import Scene
-from demo.story import Story
+from demo.story import ALONE, Story
 
 SERVICE = "sessions.py"
 ALERT = "KernobFdLeak"
@@ -34,4 +34,4 @@ def run(scene: Scene) -> None:
     scene.see("kernob-host")
 
 
-STORY = Story("leak", "A slow leak of file descriptors", run, slow=True)
+STORY = Story("leak", "A slow leak of file descriptors", run, ALONE)

@@ -8,17 +8,23 @@ namespace and names are on it; each connection that both ends of were seen is on
 
 from __future__ import annotations
 
+import json
 import socket
+from collections.abc import Callable, Iterable
 
 from demo.business import FULFILMENT, PAYMENTS_PORT, REDIS, Business
+from demo.owned import BrokenError
 from demo.scene import Scene
-from demo.story import Story
+from demo.story import MissingError, Story
 
 NEW = "analytics.py"
 OURS = {"customers.py", "shop.py", "payments.py", NEW, REDIS, FULFILMENT}
 """Services that nobody but the demo has: every edge of theirs counts."""
 VISITORS = {"reports.py", "courier.py", "ledger.py", "nightly_backup.py"}
 """Programs of other stories."""
+
+UNASKED = {("shop.py", "beam.smp"), ("beam.smp", "epmd")}
+"""Who connects once, and then only sends: there is nothing that a score could rest on."""
 
 Edge = tuple[str, str, str]
 """Who connects, who answers, port."""
@@ -41,17 +47,32 @@ def declared(business: Business) -> set[Edge]:
     }
 
 
-def discovered(scene: Scene) -> set[Edge]:
-    """Edges of the map that lead to the business's ports, or begin at a service of its own."""
-    ports = {port for _, _, port in declared(scene.business)}
-    host = f"{socket.gethostname()}/"
-    found = set()
-    for sample in scene.query("last_over_time(kernob_map_edge[15m])"):
-        source, target = (sample.labels[end].removeprefix(host) for end in ("source", "target"))
-        port = sample.labels.get("server_port", "")
-        if (port in ports or source in OURS) and source not in VISITORS:
-            found.add((source, target, port))
-    return found
+def is_ours(edge: Edge, ports: set[str]) -> bool:
+    """Whether an edge touches the business: a service of its own, or one of its own `ports`."""
+    source, target, port = edge
+    return source not in VISITORS and (source in OURS or target in OURS or port in ports)
+
+
+def on_the_map(scene: Scene) -> set[Edge]:
+    """The business's edges of the map, as they are in VictoriaMetrics."""
+    found = {
+        (sample.labels["source"], sample.labels["target"], sample.labels.get("server_port", ""))
+        for sample in scene.query("last_over_time(kernob_map_edge[15m])")
+    }
+    return ours(scene, found)
+
+
+def in_the_terminal(scene: Scene) -> set[Edge]:
+    """The same edges as `kernob map` has them."""
+    document = json.loads(scene.kernob("map", "--format", "json"))
+    return ours(scene, {(e["source"], e["target"], str(e["port"])) for e in document["edges"]})
+
+
+def ours(scene: Scene, found: Iterable[Edge]) -> set[Edge]:
+    """Those of the business, without the host's name."""
+    host, ports = f"{socket.gethostname()}/", {str(port) for port in scene.business.ports.values()}
+    short = {(source.removeprefix(host), target.removeprefix(host), port) for source, target, port in found}
+    return {edge for edge in short if is_ours(edge, ports)}
 
 
 def difference(told: set[Edge], found: set[Edge]) -> str:
@@ -65,30 +86,58 @@ def difference(told: set[Edge], found: set[Edge]) -> str:
     return "; ".join(parts)
 
 
+def equal(scene: Scene, told: set[Edge], discovered: Callable[[Scene], set[Edge]], where: str) -> None:
+    """Claim that both are the same; MissingError says how they differ if they never are.
+
+    All but the new program's edge has to be so with and without the fault.
+    """
+    new = {edge for edge in told if edge[0] == NEW}
+    last = ""
+
+    def same(but: set[Edge]) -> bool:
+        nonlocal last
+        last = difference(told - but, discovered(scene) - but)
+        return not last
+
+    what = f"the business as declared in {where}"
+    try:
+        scene.needs(what, lambda: same(new), 30)
+        scene.expect(what, lambda: same(set()), 45)
+    except (BrokenError, MissingError) as error:
+        raise type(error)(f"{error}: {last}") from None
+    scene.must(True, f"{where} has the {len(told)} edges of the business as declared, and no other")
+
+
+def scored(scene: Scene, edges: set[Edge]) -> dict[Edge, float] | None:
+    """The composite score of each of these edges, once all of them have one."""
+    host = socket.gethostname()
+    by_id = {
+        f"{host}/{source}|{host}/{target}|{port}": (source, target, port) for source, target, port in edges
+    }
+    samples = scene.query(
+        'last_over_time(kernob_map_edge_score_ratio{kernob_score_dimension="composite"}[1m])'
+    )
+    found = {by_id[s.labels["id"]]: s.value for s in samples if s.labels["id"] in by_id}
+    return found if len(found) == len(edges) else None
+
+
 def run(scene: Scene) -> None:
     """See the module."""
     told = declared(scene.business)
     if scene.faulty:
         scene.program(NEW, scene.business.ports["postgres"], word="run")
         scene.fault(f"{NEW} is new today and reads the orders")
-    last = ["nothing"]
-
-    def equal() -> bool:
-        last[0] = difference(told, discovered(scene))
-        return not last[0]
-
-    try:
-        scene.expect(f"{len(told)} edges as declared", equal, 60)
-    finally:
-        if last[0]:
-            scene.says(f"differs: {last[0]}")
+    for where, discovered in (("VictoriaMetrics", on_the_map), ("`kernob map`", in_the_terminal)):
+        equal(scene, told, discovered, where)
     for source, target, port in sorted(told):
         scene.says(f"{source} -> {target}:{port}")
-    scene.must(True, f"the map has these {len(told)} edges of the business, and no other")
-    health = 'kernob_map_edge_score_ratio{kernob_score_dimension="composite",id=~".*payments.*"}'
-    found = scene.expect("a score on the edge to the payments", lambda: scene.query(health), 60)
+    asking = {edge for edge in told if edge[:2] not in UNASKED}
+    found = scene.expect(f"scores on the {len(asking)} edges that ask", lambda: scored(scene, asking), 60)
+    worst = min(found, key=lambda edge: found[edge])
     scene.must(
-        0 <= found[0].value <= 1, f"the edge to the payment service has its score: {found[0].value:.2f}"
+        all(0 < score <= 1 for score in found.values()),
+        f"the {len(found)} edges on which something is asked have scores, the worst is "
+        f"{found[worst]:.2f} ({worst[0]} -> {worst[1]})",
     )
     scene.see("kernob-map")
 

@@ -42,7 +42,9 @@ def check(file: Path, destinations: tuple[str, ...]) -> int:
         click.echo(f"{file}:{line}: warning: {warning}", err=True)
     if not destinations:
         counts = f"{len(rules.classes)} class rules, {len(rules.names)} names"
-        click.echo(f"{file}: {counts}, {len(rules.services)} service rules")
+        click.echo(
+            f"{file}: {counts}, {len(rules.services)} service rules, {len(rules.long_polls)} long polls"
+        )
     for each in destinations:
         click.echo(f"{each}: {_verdict(rules, each)}")
     return 0
@@ -73,4 +75,5 @@ def _verdict(rules: NetworkFile, text: str) -> str:
         told = "no rule matches the name; its address decides"
     else:
         told = f"{rules.class_of(address, host, port).value} by default, since no rule matches"
-    return told + (f", named {name.host}" if name else "")
+    told += f", named {name.host}" if name else ""
+    return told + (", silent by design" if rules.is_long_poll(address, host, port) else "")

@@ -23,6 +23,7 @@ SORTS = {
     "service": "service",
     "destination": "destination",
     "faults": "faults",
+    "score": "score",
 }
 GROUPS = ("flow", "process", "service", "destination")
 # What `kernob syscalls --sort` takes.

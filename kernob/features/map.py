@@ -3,7 +3,8 @@
 
 Every flow is given to an edge when it is seen first; after that a tick only adds what grew. Where later
 knowledge says that an edge was something else all the time (an address that turns out to be a container's
-published port), it is moved.
+published port), it is moved. Of a rush of new edges a tick takes so many as its time allows; what the others
+move meanwhile is owed to them.
 """
 
 from __future__ import annotations
@@ -81,6 +82,9 @@ class Map(Feature):
         self._is_mirrored = np.zeros(1024, np.bool_)
         self._untried = np.zeros(1024, np.bool_)
         self._marks = np.zeros((1024, 2), np.int64)
+        self._owed = np.zeros((1024, 4), np.int64)
+        self._late: set[int] = set()
+        self._latest: Tick | None = None
         self._local: set[int] = set()
         self._waiting: list[tuple[int, int]] = []
         self._events: list[Event] = []
@@ -100,21 +104,28 @@ class Map(Feature):
         extra = flows - len(self._edge_of)
         if extra > 0:
             self._edge_of = np.concatenate([self._edge_of, np.full(extra, _NEW, np.int64)])
-            for name in ("_is_mirrored", "_untried", "_marks"):
+            for name in ("_is_mirrored", "_untried", "_marks", "_owed"):
                 array: NDArray[Any] = getattr(self, name)
                 more = np.zeros((extra, *array.shape[1:]), array.dtype)
                 setattr(self, name, np.concatenate([array, more]))
 
     def forget(self, flows: Indices) -> None:
-        """Drops what is kept for each of these flows (called by `Known`)."""
+        """Drops what is kept for each of these flows (called by `Known`); late ones get their edge."""
+        late = self._late.intersection(flows.tolist()) if self._late else ()
+        if late and self._latest is not None:
+            for flow in late:
+                self._assign_client(flow, self._latest)
+            self._pay(np.array(sorted(late), np.int64), self._latest)
+            self._late.difference_update(late)
         self._edge_of[flows] = _NEW
         self._untried[flows] = self._is_mirrored[flows] = False
-        self._marks[flows] = 0
+        self._marks[flows] = self._owed[flows] = 0
         self._local.difference_update(flows.tolist())
 
     def tick(self, tick: Tick) -> None:
         """Gives new flows to edges, adds what grew, brings series and store up to date. Raises MapError."""
         self._ticks += 1
+        self._latest = tick
         self._places.look(tick.session.map("listeners"), tick.now_s)
         flows, grown = self._grown(tick)
         new = flows[self._edge_of[flows] == _NEW].tolist()
@@ -124,9 +135,14 @@ class Map(Feature):
         if changed:
             for flow in sorted(self._local):
                 self._reassign(flow, tick)
+        self._late.clear()
         for flow in new:
-            if self._edge_of[flow] == _NEW:
+            if self._edge_of[flow] != _NEW:
+                continue
+            if self._series.has_room:
                 self._assign_client(flow, tick)
+            else:
+                self._late.add(flow)
         self._settle_waiting(tick)
         self._translate(tick)
         self._add(flows, grown, tick)
@@ -138,12 +154,16 @@ class Map(Feature):
         happened = np.flatnonzero(facts.any(axis=1))
         live = np.unique(self._known.flows.live)
         unknown = live[self._edge_of[live] == _NEW]
-        flows = np.union1d(np.union1d(tick.growth.flows, happened), unknown).astype(np.int64)
+        late = np.fromiter(self._late, np.int64, len(self._late))
+        moved = np.union1d(np.union1d(tick.growth.flows, happened), late)
+        flows = np.union1d(moved, unknown).astype(np.int64)
         grown = np.zeros((len(flows), 4), np.int64)
         at = np.searchsorted(flows, tick.growth.flows)
         grown[at, 0], grown[at, 1] = tick.growth.tx_bytes, tick.growth.rx_bytes
         grown[:, 2:] = facts[flows]
         self._marks[flows] = outcomes[flows]
+        grown += self._owed[flows]
+        self._owed[flows] = 0
         return flows, grown
 
     def _assign_server(self, flow: int, tick: Tick) -> bool:
@@ -183,7 +203,8 @@ class Map(Feature):
         since_ns = self._state.first_seen_ns(source) or tick.now_unix_ns
         actual = self._state.link(edge)
         if actual.target.kind is not NodeKind.OTHERS:
-            self._events += self._baseline.see(actual, since_ns, tick.now_unix_ns)
+            name_source = self._known.destination(flow).name_source
+            self._events += self._baseline.see(actual, since_ns, tick.now_unix_ns, name_source)
 
     def _link(self, flow: int) -> tuple[Link, Reached | None, bool]:
         """A client's edge, who answers it on this host, and whether it stays on this host."""
@@ -229,6 +250,8 @@ class Map(Feature):
 
         That is so where the client's address was translated on the way to one of ours.
         """
+        if self._late:  # the client's flow may be among them
+            return
         late = [flow for flow, since in self._waiting if self._ticks - since >= _WAIT_TICKS]
         self._waiting = [each for each in self._waiting if self._ticks - each[1] < _WAIT_TICKS]
         for flow in late:
@@ -258,27 +281,34 @@ class Map(Feature):
     def _add(self, flows: Indices, grown: NDArray[np.int64], tick: Tick) -> None:
         """Adds what grew to edges, and brings series and store up to date."""
         now_ns = tick.now_unix_ns
-        mirrored = self._is_mirrored[flows]
-        grown[mirrored, :2] = grown[mirrored, 1::-1]
-        edges = self._edge_of[flows]
-        told = edges >= 0
-        for edge in set(edges[told].tolist()):
-            self._series.begin(self._state, edge, tick.since_unix_ns)
-        self._state.add(edges[told], grown[told], now_ns)
+        self._owed[flows] += grown
+        edges = self._pay(flows, tick)
         live = self._edge_of[np.unique(self._known.flows.live)]
         self._state.touch(np.unique(live[live >= 0]), now_ns)
         self._series.update(
-            self._state, self._state.active(now_ns - self._active_ns), np.unique(edges[told]), now_ns
+            self._state, self._state.active(now_ns - self._active_ns), np.unique(edges), now_ns
         )
         self._series.show(self._state, self._places.announced, now_ns)
         if self._score_of is not None:
-            self._series.show_scores(self._score, self._to_score(edges[told]), now_ns)
+            self._series.show_scores(self._score, self._to_score(edges), now_ns)
         self._events += self._baseline.summaries(now_ns)
         if self._baseline.is_changed or tick.now_s - self._exported_s >= _EXPORT_S:
             self._exported_s = tick.now_s
             self._baseline.export(now_ns)
             self._state.expire(now_ns - self._kept_ns)
         self._memory.stage()
+
+    def _pay(self, flows: Indices, tick: Tick) -> Indices:
+        """Adds what is owed to flows to their edges, which are returned; those without one yet wait."""
+        edges, owed = self._edge_of[flows], self._owed[flows]
+        mirrored = self._is_mirrored[flows]
+        owed[mirrored, :2] = owed[mirrored, 1::-1]
+        self._owed[flows[edges != _NEW]] = 0
+        told = edges >= 0
+        for edge in set(edges[told].tolist()):
+            self._series.begin(self._state, edge, tick.since_unix_ns)
+        self._state.add(edges[told], owed[told], tick.now_unix_ns)
+        return edges[told]
 
     def _to_score(self, grown: Indices) -> set[int]:
         """Edges whose scores are looked at in this tick: those that grew, and a sixth of the others.

@@ -28,6 +28,7 @@ from kernob.state.capped import CappedCounters
 from kernob.state.dependencies import Dependencies
 from kernob.state.destinations import OTHER
 from kernob.state.known import Known
+from kernob.state.network import NetworkFile
 from kernob.state.score_memory import ScoreMemory
 from kernob.state.score_series import (
     DESTINATION_SCORE,
@@ -52,16 +53,24 @@ class Scores(Feature):
     """One for the life of the agent; does nothing where switched off."""
 
     def __init__(
-        self, settings: Settings, store: SeriesStore, known: Known, tcp: Tcp, kept: Store | None = None
+        self,
+        settings: Settings,
+        store: SeriesStore,
+        known: Known,
+        tcp: Tcp,
+        kept: Store | None = None,
+        network: NetworkFile | None = None,
     ) -> None:
-        """`kept` outlives a restart."""
+        """`kept` outlives a restart; `network` may name destinations that keep silent by design."""
         self._on = settings.scores and settings.tcp
         self.rules: ScoreRules = score_rules(settings)
         self._known = known
         self._tcp = tcp
-        self.dependencies = Dependencies(self.rules, settings.max_scores, known)
+        silent = (network or NetworkFile()).is_long_poll
+        self.dependencies = Dependencies(
+            self.rules, settings.max_scores, known, lambda there: silent(there.peer, there.name, there.port)
+        )
         self._objectives = {host.lower(): seconds for host, seconds in self.rules.objectives}
-        self._long_poll = {host.lower() for host in self.rules.long_poll}
         self._before_s: float | None = None
         self._scored_s = 0.0
         self._pause_s = 0.9 * min(1.0, settings.scrape_interval_s)
@@ -124,8 +133,9 @@ class Scores(Feature):
         dependencies.count(read.fates, read.counts, at_s, tick.now_unix_ns)
         dependencies.time(read.durations, read.histograms, at_s)
         waits = (read.fates["kind"] == Fate.WAIT) & (read.fates["flow"]["tgid"] != 0)
-        flows = self._known.find(read.fates["flow"][waits])
-        for flow, count in zip(flows.tolist(), read.counts[waits].tolist(), strict=True):
+        flows, counts = self._known.find(read.fates["flow"][waits]), read.counts[waits]
+        counted = ~dependencies.is_long_poll[dependencies.of_flows(flows)]
+        for flow, count in zip(flows[counted].tolist(), counts[counted].tolist(), strict=True):
             process, there = self._known.owner(flow), self._known.destination(flow)
             service = ("kernob.service", process.service)
             executable = ("process.executable.name", process.executable)
@@ -143,10 +153,10 @@ class Scores(Feature):
         histograms = windows.recent(slice(0, rows)).reshape(-1, BUCKETS)
         self.recent_s = derive.quantile(histograms).reshape(rows, len(Timed))
         self._find_baselines(rows)
+        # what an earlier life may have counted, before the user said that it is by design
+        silenced = self.dependencies.is_long_poll[:rows]
+        self.sums.raw[silenced, Column.WAITED] = 0
         self.table = self._scored(self.sums, self.recent_s, self.usual_s)
-        for row in self._rows_of(self._long_poll):
-            self.table[row, Dimension.RESPONSIVENESS] = np.nan
-        self.table[:, -1] = derive.composite(self.table[:, :-1], self.rules)
 
     def _scored(
         self, sums: Sums, recent_s: NDArray[np.float64], usual_s: NDArray[np.float64]
@@ -192,12 +202,13 @@ class Scores(Feature):
         reasons = [""] * rows
         for row, mine in dependencies.windows.blamed().items():
             reasons[row] = commonest(mine)
+        sources = dependencies.sources
         self._samples.set(
             names,
             counted,
-            lambda r, c: (*where(names[r]), dimension(c), *error_type(reasons[r], c)),
+            lambda r, c: (*where(names[r]), dimension(c), *error_type(reasons[r], c), *source(sources[r])),
             since_unix_ns,
-            reasons,
+            list(zip(reasons, sources, strict=True)),
         )
         failing = dependencies.failing_now[:rows].astype(np.float64)
         calm = self.sums.raw[:, Column.FAILED] == 0
@@ -238,11 +249,7 @@ class Scores(Feature):
         for index, host in enumerate(hosts):
             if host.lower() in self._objectives:
                 usual_s[index] = self._objectives[host.lower()]
-        table = self._scored(summed, recent_s, usual_s)
-        silenced = [index for index, host in enumerate(hosts) if host.lower() in self._long_poll]
-        table[silenced, Dimension.RESPONSIVENESS] = np.nan
-        table[:, -1] = derive.composite(table[:, :-1], self.rules)
-        return table
+        return self._scored(summed, recent_s, usual_s)
 
     def _export_hosts(self, since_unix_ns: int) -> None:
         hosts, table = self.host_table()
@@ -257,6 +264,12 @@ class Scores(Feature):
             return {}
         pairs = zip(SCORED, self.table[row].tolist(), strict=True)
         return {name: value for name, value in pairs if value == value}  # noqa: PLR0124  NaN is none
+
+    def composites(self) -> dict[Dependency, float]:
+        """The composite score of every dependency that has one, for screens."""
+        composites = self.table[:, -1].tolist()
+        known = ((name, composites[row]) for name, row in self.dependencies.items() if row < len(composites))
+        return {name: value for name, value in known if value == value}  # noqa: PLR0124
 
     def reports(self) -> dict[str, Report]:
         """What `kernob scores` and `kernob score` ask."""
@@ -313,6 +326,11 @@ def where(name: Dependency | None) -> tuple[tuple[str, str | int], ...]:
 def dimension(column: int) -> tuple[str, str]:
     """The attribute that says which."""
     return ("kernob.score.dimension", SCORED[column])
+
+
+def source(known: str) -> tuple[tuple[str, str], ...]:
+    """The attribute that says how the address' name became known."""
+    return (("kernob.name.source", known),) if known else ()
 
 
 def commonest(reasons: Mapping[str, int]) -> str:

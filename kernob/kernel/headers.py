@@ -20,6 +20,7 @@ _INCLUDES = (
     "linux/tcp.h",
     "linux/net.h",
     "linux/skbuff.h",
+    "linux/errqueue.h",
     "linux/netdevice.h",
     "net/net_namespace.h",
     "linux/sched.h",

@@ -42,6 +42,7 @@ _COMMON_SOURCES = (
     "http.h",
     "exchange.h",
     "state.h",
+    "lives.h",
 )
 _HTTP_USER = "tcp.bpf.c"
 _STATS_RUN_TIME = 0

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from kernob.model.flows import FlowRow
 from kernob.model.health import Coverage, HookReport, MapUsage, ProgramRuns
+from kernob.model.scores import Dependency
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,3 +30,5 @@ class Snapshot:
     coverage: tuple[Coverage, ...] = ()
     runs: tuple[ProgramRuns, ...] = ()
     suppressed_events: int = 0
+    scores: Mapping[Dependency, float] = field(default_factory=dict)
+    """The composite score of what has one (docs/scores.md), 0 to 1."""

@@ -20,6 +20,7 @@ from kernob.model import (
     Link,
     MetricKind,
     MetricSpec,
+    NameSource,
     NodeKind,
     Severity,
 )
@@ -32,7 +33,7 @@ FIRST_SEEN = MetricSpec(
     "s",
     MetricKind.GAUGE,
     "When a service first talked to a destination, as Unix time; for a week after that.",
-    ("kernob.service", "server.address", "server.port", "kernob.destination.state"),
+    ("kernob.service", "server.address", "server.port", "kernob.destination.state", "kernob.name.source"),
     integer=False,
 )
 SPECS: Final = (FIRST_SEEN,)
@@ -68,6 +69,7 @@ class Baseline:
         self._changed: set[Key] = set()
         self._gone: set[Key] = set()
         self._told: set[Key] = set()
+        self._sources: dict[Key, NameSource] = {}  # since our start, and only of what is told
         self.suppressed = 0
 
     def __len__(self) -> int:
@@ -83,10 +85,18 @@ class Baseline:
         self._rows = {(row.service, row.target, row.port): row for row in rows}
         self._told = set(self._rows)
 
-    def see(self, link: Link, service_since_ns: int, now_ns: int) -> list[Event]:
-        """Takes note of an edge; returns an event where its destination is new."""
+    def see(
+        self, link: Link, service_since_ns: int, now_ns: int, source: NameSource = NameSource.IP
+    ) -> list[Event]:
+        """Takes note of an edge; returns an event where its destination is new.
+
+        `source`: how the hostname became known, where the target is one.
+        """
         service = link.source.title
         key = (service, link.target.id, link.port)
+        if key not in self._rows or key in self._told:
+            named = link.target.kind is NodeKind.NAME
+            self._sources.setdefault(key, source if named else NameSource.IP)
         if key in self._rows or len(self._rows) >= self._most:
             return []
         learning = now_ns - service_since_ns < self._learning_ns
@@ -124,6 +134,7 @@ class Baseline:
         self._told = {key for key in self._told if key in self._rows}
         recent = [self._rows[key] for key in self._told if self._rows[key].first_unix_ns >= since_ns]
         self._told = {(row.service, row.target, row.port) for row in recent}
+        self._sources = {key: source for key, source in self._sources.items() if key in self._told}
         recent.sort(key=lambda row: -row.first_unix_ns)
         wanted: dict[Attributes, float] = {}
         for row in recent[:_SERIES_MOST]:
@@ -133,6 +144,9 @@ class Baseline:
                 ("server.port", row.port),
                 ("kernob.destination.state", row.state.value),
             )
+            source = self._sources.get((row.service, row.target, row.port))
+            if source is not None:
+                attributes = (*attributes, ("kernob.name.source", source.value))
             wanted.setdefault(attributes, row.first_unix_ns / 1e9)
         self._gauges.show_values(wanted, now_unix_ns)
         minute = now_unix_ns // _MINUTE_NS

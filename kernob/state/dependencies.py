@@ -8,7 +8,7 @@ we connect to by TCP are dependencies: whoever connects to us is not.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from kernob.model import Dependency, Fate, Outcome, Resent, Role, ScoreRules, Transport
 from kernob.model.tcp import Drop
+from kernob.state.destinations import Destination
 from kernob.state.flows import Growth, Indices
 from kernob.state.known import Known
 from kernob.state.score_windows import Column, Rows, ScoreWindows, Timed
@@ -35,8 +36,17 @@ _ROOM = 1024
 class Dependencies:
     """Rows by number; one is used again when nothing is left of what it stood for."""
 
-    def __init__(self, rules: ScoreRules, cap: int, known: Known) -> None:
+    def __init__(
+        self,
+        rules: ScoreRules,
+        cap: int,
+        known: Known,
+        by_design: Callable[[Destination], bool] = lambda _there: False,
+    ) -> None:
+        """`by_design` says of a destination whether it keeps silent by design, beside `rules.long_poll`."""
         self.rules = rules
+        self._by_design = by_design
+        self._long_poll = frozenset(host.lower() for host in rules.long_poll)
         self.windows = ScoreWindows(rules)
         self.folded = 0
         self._cap = cap
@@ -44,12 +54,16 @@ class Dependencies:
         self._row_of = np.full(_ROOM, -2, np.int64)  # by flow; -1: is no dependency, or beyond the cap
         self._rows: dict[Dependency, int] = {}
         self._names: list[Dependency | None] = []
+        self.sources: list[str] = []
+        """By row, how its name became known (kernob.name.source) when it was first met; "": not yet."""
         self._hosts: dict[str, int] = {}
         self._free: list[int] = []
         self.host_of: Rows = np.full(_ROOM, -1, np.int64)
         self.heard_s = np.zeros(_ROOM, np.float64)
         self.failed_unix_ns = np.zeros(_ROOM, np.int64)
         self.failing_now = np.zeros(_ROOM, np.int64)
+        self.is_long_poll = np.zeros(_ROOM, np.bool_)
+        """By row: silent by design, so that silence neither counts nor is looked for."""
         self.pending = np.zeros((_ROOM, 2), np.int64)
         """By row: attempts that sent their SYN three times and wait; exchanges that are silent and go on."""
         known.keep(self)
@@ -100,7 +114,11 @@ class Dependencies:
         name = Dependency(
             self._known.owner(flow).service, str(where["server.address"]), int(where["server.port"])
         )
-        return self.admit(name)
+        row = self.admit(name)
+        if row >= 0:
+            self.sources[row] = self.sources[row] or there.name_source.value
+            self.is_long_poll[row] |= self._by_design(there)
+        return row
 
     def admit(self, name: Dependency) -> int:
         """The row of a dependency, new or known; -1 beyond the cap."""
@@ -115,6 +133,7 @@ class Dependencies:
         elif len(self._names) < self._cap:
             row = len(self._names)
             self._names.append(name)
+            self.sources.append("")
             self._grow(row + 1)
         else:
             self.folded += 1
@@ -122,13 +141,17 @@ class Dependencies:
         self._rows[name] = row
         self.host_of[row] = self._hosts.setdefault(name.address, len(self._hosts))
         self.failed_unix_ns[row] = 0
+        self.sources[row] = ""
+        self.is_long_poll[row] = name.address.lower() in self._long_poll
         self.heard_s[row] = self.windows.now_s
         return row
 
     def _grow(self, rows: int) -> None:
         self.windows.make_room(rows)
         if rows > len(self.host_of):
-            for name in ("host_of", "heard_s", "failed_unix_ns", "failing_now", "pending"):
+            for name in (
+                "host_of", "heard_s", "failed_unix_ns", "failing_now", "pending", "is_long_poll",
+            ):  # fmt: skip
                 array: NDArray[Any] = getattr(self, name)
                 grown = np.zeros((len(array) * 2, *array.shape[1:]), array.dtype)
                 grown[: len(array)] = array
@@ -168,6 +191,7 @@ class Dependencies:
         keys, counts, rows = keys[rows >= 0], counts[rows >= 0].astype(np.int64), rows[rows >= 0]
         kind, reason = keys["kind"], keys["reason"]
         self.heard_s[rows] = at_s
+        silence = (kind == Fate.SILENCE) & ~self.is_long_poll[rows]
         ended = (kind == Fate.CONNECTION) & (reason != Outcome.CANCELLED)
         failed = ended & (reason != Outcome.OK)
         unanswered = (kind == Fate.DROP) & (reason == Drop.UNANSWERED)
@@ -177,11 +201,11 @@ class Dependencies:
             (kind == Fate.DROP, Column.DROPPED),
             (unanswered, Column.FINISHED),  # the others were counted when they were answered
             ((kind == Fate.RETRANSMIT) & (reason == Resent.DATA), Column.RETRANSMITS),
-            (kind == Fate.SILENCE, Column.SILENT),
-            (kind == Fate.SILENCE, Column.WAITED),
+            (silence, Column.SILENT),
+            (silence, Column.WAITED),
         ):
             self.windows.count(rows[which], column, counts[which], at_s)
-        bad = np.flatnonzero(failed | (kind == Fate.DROP) | (kind == Fate.SILENCE))
+        bad = np.flatnonzero(failed | (kind == Fate.DROP) | silence)
         for index in bad.tolist():
             row = int(rows[index])
             self.windows.blame(row, _reason(int(kind[index]), int(reason[index])), int(counts[index]), at_s)
@@ -206,7 +230,8 @@ class Dependencies:
         moved, rows = moved[rows >= 0], rows[rows >= 0]
         self.heard_s[rows] = at_s
         self.windows.count(rows, Column.FINISHED, growth.answers[moved], at_s)
-        self.windows.count(rows, Column.WAITED, growth.answers[moved], at_s)
+        waited = ~self.is_long_poll[rows]
+        self.windows.count(rows[waited], Column.WAITED, growth.answers[moved][waited], at_s)
         self.windows.count(rows, Column.SEGMENTS, growth.segments[moved], at_s)
 
     def look(self, live: NDArray[Any], flows: Indices, now_s: float, slow_s: NDArray[np.float64]) -> None:
@@ -226,7 +251,8 @@ class Dependencies:
         socks, trying = live[chosen], trying[chosen]
         np.add.at(self.failing_now, rows[trying], 1)
         np.add.at(self.pending[:, 0], rows[trying & (socks["syn_retransmits"] >= 2)], 1)
-        np.add.at(self.pending[:, 1], rows[~trying & _silent(socks, now_s, slow_s[rows])], 1)
+        silent = ~trying & ~self.is_long_poll[rows] & _silent(socks, now_s, slow_s[rows])
+        np.add.at(self.pending[:, 1], rows[silent], 1)
         self.heard_s[rows] = now_s
 
     @staticmethod

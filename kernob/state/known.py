@@ -136,8 +136,8 @@ class Known:
         self._forget(stale)
 
     def _forget(self, flows: Indices) -> None:
+        for keeper in self._keepers:
+            keeper.forget(flows)
         self.flows.forget(flows)
         for flow in flows.tolist():
             del self._owners[flow], self._destinations[flow]
-        for keeper in self._keepers:
-            keeper.forget(flows)

@@ -7,6 +7,7 @@ once a tick. What is active is exported; what was not seen for a while ends, and
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
@@ -90,6 +91,8 @@ _COUNTERS: Final = ((EDGE_IO, TX), (EDGE_IO, RX), (EDGE_CONNECTIONS, CONNECTIONS
 _LISTENERS_MOST: Final = 2_000
 _ADDRESSES_MOST: Final = 5_000
 _ADDRESSES_OF_EDGE: Final = 64
+_BEGUN_MOST: Final = 400
+"""Edges whose series begin in one tick: some 0.1 ms each."""
 UNTOLD: Final = "~other"
 """Stands for the addresses of an edge beyond the cap."""
 
@@ -159,10 +162,12 @@ class MapSeries:
         self._bases = np.zeros((1024, 4), np.int64)
         self._peers: dict[int, set[str]] = {}
         self._stood: Indices = np.zeros(0, np.int64)
-        self._named: dict[int, tuple[str, str]] = {}
+        self._named: dict[int, tuple[str, str, str, int]] = {}  # id, source, target, port
         self._scored: dict[int, Mapping[str, float]] = {}
         self._scored_into: dict[str, set[int]] = {}
         self._rescored: set[str] = set()
+        self._begun = 0
+        self._is_behind = False
         self._is_changed = True
         self._nodes_at = self._joins_at = -1
         self._announced: tuple[tuple[str, str, int], ...] = ()
@@ -171,15 +176,19 @@ class MapSeries:
         """Has exactly the `active` edges stand, and brings the counters of the `changed` ones up to date.
 
         Edges that grew have begun already (`begin`); an edge that is active without having grown since the
-        agent's start counts from what it has.
+        agent's start counts from what it has. Of many such edges some begin in each tick.
         """
-        if not np.array_equal(active, self._stood):
+        if self._is_behind or not np.array_equal(active, self._stood):
             self._stood = active
             wanted = set(active.tolist())
             for edge in self._active.keys() - wanted:
                 self.drop(edge)
-            for edge in wanted - self._active.keys():
+            fresh = wanted - self._active.keys()
+            room = max(0, _BEGUN_MOST - self._begun)
+            for edge in itertools.islice(fresh, room):
                 self.begin(state, edge, now_unix_ns)
+            self._is_behind = len(fresh) > room
+        self._begun = 0
         known = changed[np.fromiter((edge in self._active for edge in changed.tolist()), bool, len(changed))]
         if len(known):
             sums = state.totals[known] - self._bases[known]
@@ -193,9 +202,10 @@ class MapSeries:
             self._bases = np.concatenate([self._bases, np.zeros_like(self._bases)])
         if edge in self._active:
             return
+        self._begun += 1
         self._is_changed = True
         link = state.link(edge)
-        name: Attributes = (("id", edge_id(link.key)),)
+        name = (("id", edge_id(link.key)),)
         where: Attributes = (("server.port", link.port),) if link.port else ()
         service = (("kernob.service", link.source.title),) if link.source.kind.value == "service" else ()
         if link.address:
@@ -209,7 +219,7 @@ class MapSeries:
         slot = self._edges.admit((*ends, *service, *where), since_unix_ns)
         self._edges.set(np.array([slot]), np.array([1]))
         self._active[edge] = slot
-        self._named[edge] = (edge_id(link.key), link.target.id)
+        self._named[edge] = name[0][1], *link.key
         self._bases[edge] = state.totals[edge]
         directions: tuple[Attributes, ...] = (
             (("network.io.direction", "transmit"),),
@@ -230,11 +240,16 @@ class MapSeries:
         for at, (block, _) in enumerate(self._counters):
             block.end(self._slots[edge, [at]])
         self._peers.pop(edge, None)
-        name, target = self._named.pop(edge)
+        name, _, target, _ = self._named.pop(edge)
         if self._scored.pop(edge, None):
             self._edge_scores.set(name, {}, 0)
             self._scored_into[target].discard(edge)
             self._rescored.add(target)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether more edges may begin in this tick without making it long."""
+        return self._begun < _BEGUN_MOST
 
     @property
     def active(self) -> Indices:
@@ -251,13 +266,14 @@ class MapSeries:
             return
         self._is_changed, self._nodes_at, self._announced = False, state.version, announced
         self._show_nodes(state, now_unix_ns)
-        self._show_joins(state, now_unix_ns)
+        self._show_joins(now_unix_ns)
 
     def _show_nodes(self, state: MapState, now_unix_ns: int) -> None:
-        names = {end for edge in self._active for end in state.link(edge).key[:2]}
+        ends = self._named.values()
+        names = {source for _, source, _, _ in ends} | {target for _, _, target, _ in ends}
         shown: list[Attributes] = []
         for name in names:
-            row_id, kind, title, node_class = state.label(str(name))
+            row_id, kind, title, node_class = state.label(name)
             subtitle = self._host if kind == "service" else node_class
             shown.append(
                 (("id", row_id), ("title", title), ("subtitle", subtitle), ("kernob.node.class", node_class))
@@ -271,15 +287,16 @@ class MapSeries:
             self._is_changed = True
             peers.add(address if len(peers) < _ADDRESSES_OF_EDGE else UNTOLD)
 
-    def _show_joins(self, state: MapState, now_unix_ns: int) -> None:
+    def _show_joins(self, now_unix_ns: int) -> None:
         addresses: list[Attributes] = []
         for edge, peers in self._peers.items():
-            link = state.link(edge)
-            name = edge_id(link.key)
+            if edge not in self._named:
+                continue
+            name, _, _, port = self._named[edge]
             if len(addresses) + len(peers) > _ADDRESSES_MOST:
                 peers = {UNTOLD}  # noqa: PLW2901  what does not fit is not told in part
             addresses += [
-                (("id", name), ("network.peer.address", peer), ("server.port", link.port)) for peer in peers
+                (("id", name), ("network.peer.address", peer), ("server.port", port)) for peer in peers
             ]
         self._addresses.show(addresses, now_unix_ns)
         self._listeners.show(
@@ -297,7 +314,7 @@ class MapSeries:
                 continue
             new = scores(edge)
             if new != self._scored.get(edge, {}):
-                name, target = self._named[edge]
+                name, _, target, _ = self._named[edge]
                 self._scored[edge] = new
                 self._edge_scores.set(name, new, now_unix_ns)
                 self._scored_into.setdefault(target, set()).add(edge)

@@ -26,8 +26,8 @@ _REMEMBERED = 8192
 class PeerRule:
     """Peers of `peer_class`: those within a network, under a hostname and at a port that it lists.
 
-    A list that is empty leaves that open. `hosts` are patterns with * and ?, in lower case. `line` is where
-    the rule stands in the file.
+    A list that is empty leaves that open; a rule of another subject has the class UNKNOWN. `hosts` are
+    patterns with * and ?, in lower case. `line` is where the rule stands in the file.
     """
 
     peer_class: PeerClass
@@ -98,6 +98,14 @@ class NetworkFile:
     classes: tuple[PeerRule, ...] = ()
     names: dict[str, Name] = field(default_factory=dict)
     services: tuple[ServiceRule, ...] = ()
+    long_polls: tuple[PeerRule, ...] = ()
+
+    def is_long_poll(self, address: str, host: str, port: int) -> bool:
+        """Whether a destination keeps its clients waiting by design."""
+        if not self.long_polls:
+            return False
+        own = as_network(address)
+        return any(rule.matches(own, host, port) for rule in self.long_polls)
 
     def rule_of(self, address: str, host: str, port: int) -> PeerRule | None:
         """The rule that decides a destination's class."""

@@ -25,6 +25,7 @@ _PATTERN = re.compile(r"[a-z0-9_.*?-]{1,253}\Z")
 _KEYS = {
     "class": ("class", "networks", "hosts", "ports"),
     "service": ("name", "cgroup", "command", "ports"),
+    "long_poll": ("networks", "hosts", "ports"),
 }
 
 
@@ -48,7 +49,7 @@ def load(path: Path) -> NetworkFile:
 def parse(text: str) -> NetworkFile:
     """Reads the text of a file. Raises ConfigError, its message beginning with "LINE:COLUMN: "."""
     document = _Document(text)
-    known = ("class", "names", "service")
+    known = ("class", "names", "service", "long_poll")
     for key in document.values:
         if key not in known:
             raise document.error(f"unknown table {key!r}: must be one of {', '.join(known)}", key)
@@ -56,6 +57,7 @@ def parse(text: str) -> NetworkFile:
         tuple(_peer_rule(each) for each in document.tables("class")),
         _names(document),
         tuple(_service_rule(each) for each in document.tables("service")),
+        tuple(_where(each, PeerClass.UNKNOWN, "long_poll") for each in document.tables("long_poll")),
     )
 
 
@@ -131,12 +133,17 @@ def _peer_rule(table: _Table) -> PeerRule:
     name = table.text("class", need=True)
     if name not in _CLASSES:
         raise table.error(f"class must be one of {', '.join(_CLASSES)}, not {name!r}", "class")
+    return _where(table, PeerClass(name), "class")
+
+
+def _where(table: _Table, peer_class: PeerClass, key: str) -> PeerRule:
+    """`key`: the word that a rule without any list is told to stand at."""
     networks = tuple(_network(table, each) for each in table.each("networks"))
     hosts = tuple(_host(table, each) for each in table.each("hosts"))
     ports = _ports(table)
     if not (networks or hosts or ports):
-        raise table.error("needs networks, hosts or ports", "class")
-    return PeerRule(PeerClass(name), networks, hosts, ports, table.line)
+        raise table.error("needs networks, hosts or ports", key)
+    return PeerRule(peer_class, networks, hosts, ports, table.line)
 
 
 def _network(table: _Table, value: object) -> Network:

@@ -39,7 +39,7 @@ SAMPLES = MetricSpec(
     "{sample}",
     MetricKind.GAUGE,
     "What a score rests on; error.type is the commonest reason of failure in its window.",
-    (*_WHOM, "kernob.score.dimension", "error.type"),
+    (*_WHOM, "kernob.score.dimension", "error.type", "kernob.name.source"),
 )
 FAILING_NOW = MetricSpec(
     "kernob.dependency.failing_now",
@@ -78,7 +78,7 @@ class SeriesTable:
         self._block = block
         self._slots = np.full((0, columns), -1, np.int64)
         self._stand_for: list[Hashable] = []
-        self._variants: list[str] = []
+        self._variants: list[Hashable] = []
 
     def __len__(self) -> int:
         return int((self._slots >= 0).sum())
@@ -89,7 +89,7 @@ class SeriesTable:
         values: NDArray[np.float64],
         name: Name,
         start_unix_ns: int,
-        variants: Sequence[str] = (),
+        variants: Sequence[Hashable] = (),
     ) -> None:
         """Has each series say its value; those without (NaN), or whose row stands for another, end.
 

@@ -112,6 +112,10 @@ def _since(event: Event) -> str:
     """How long nothing came, or else how old the connection was."""
     if event.idle and event.gap_s >= 0:
         return f" after {span(event.gap_s)} idle"
+    if event.idle:  # a heartbeat came with the end
+        return " while it was idle" + (
+            f", {span(event.age_s)} after it was opened" if event.age_s >= 0 else ""
+        )
     if event.gap_s >= 0:
         return f" {span(event.gap_s)} after the last byte from it"
     return f" {span(event.age_s)} after it was opened" if event.age_s >= 0 else ""

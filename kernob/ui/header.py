@@ -30,6 +30,7 @@ _SORT_NAMES = {
     Sort.SERVICE: "service",
     Sort.DESTINATION: "destination",
     Sort.FAULTS: "failures",
+    Sort.SCORE: "score",
 }
 _ROW_NAMES = {
     Group.FLOW: "flows",

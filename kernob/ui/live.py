@@ -47,7 +47,7 @@ _HELP = """\
  s S        order by the next, the previous of
  1 ... 0    1 share    2 tx/s   3 rx/s   4 total    5 tx total
             6 rx total 7 process 8 pid   9 service  0 destination
-            f failures
+            f failures w worst score
  r          reverse the order
  g G        one row is: a flow, a process, a service, a destination
  /          filter: words that must all occur in name, PID, service,
@@ -59,6 +59,7 @@ _HELP = """\
  SHARE      of all bytes this host's processes moved in the window
  TX/s RX/s  bytes per second in the window; TX RX since first seen
  FAIL ✗     connections failed, reset or cut off in the window; ↻ segments resent
+ SCORE      how well it serves, 1 is healthy; why: kernob score HOST
  →  we connected there    ←  it connected to us    †  process ended
  k M G      1000, 1000 k, 1000 M
  red        figures are incomplete: lost events, failed probes\
@@ -141,6 +142,7 @@ class TopApp(App[int]):
         Binding("s", "sort(1)", show=False),
         Binding("S", "sort(-1)", show=False),
         Binding("f", "sort_by('faults')", show=False),
+        Binding("w", "sort_by('score')", show=False),
         *(
             Binding(str((n + 1) % 10), f"sort_by('{sort.value}')", show=False)
             for n, sort in enumerate(_SORTS[:10])

@@ -14,7 +14,7 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from kernob.ui.header import empty
-from kernob.ui.tables import WIDE_COLUMNS, Column, cell, fit, layout
+from kernob.ui.tables import WIDE_COLUMNS, Column, cell, fit, layout, score_colour
 from kernob.view import Row, View, faults
 
 WHEEL_ROWS = 3
@@ -141,6 +141,8 @@ def _style(row: Row, column: Column) -> Style:
         return _DIM
     if column.key == "faults":
         return _FAILED if faults(row.tcp_window) else _RESENT if row.tcp_window.retransmits else _PLAIN
+    if column.key == "score":
+        return _PLAIN if row.score is None else Style.parse(score_colour(row.score))
     style = _COLUMN_STYLES.get(column.key, _PLAIN)
     return style + _BOLD if row.share >= OWNS_MUCH else style
 

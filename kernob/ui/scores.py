@@ -22,7 +22,7 @@ from rich.text import Text
 from kernob.config import Settings
 from kernob.ui.client import fetch_report
 from kernob.ui.page import print_page
-from kernob.ui.tables import duration
+from kernob.ui.tables import duration, score_colour, score_text
 from kernob.view import printable
 
 _SHORT: Final = {
@@ -82,9 +82,7 @@ def _number(value: float | None) -> Text:
     """A score in two digits; what is bad is red, what is getting so yellow, what is unknown a dot."""
     if value is None:
         return Text("·", style="dim", justify="right")
-    style = "bold red" if value < 0.5 else "yellow" if value < 0.9 else "green"
-    # 0.996 is not perfect
-    return Text(f"{min(value, 0.99) if value < 1 else 1:.2f}", style=style, justify="right")
+    return Text(score_text(value), style=score_colour(value), justify="right")
 
 
 def _clock(seconds: float | None) -> str:

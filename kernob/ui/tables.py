@@ -25,7 +25,7 @@ _STEPS = ("", "k", "M", "G", "T", "P", "E")
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
 _BAR_CELLS = 8
 _ARROWS = {"client": "→", "server": "←", "unknown": "·"}
-_NUMERIC_SORTS = frozenset(Sort) - {Sort.PROCESS, Sort.PID, Sort.SERVICE, Sort.DESTINATION}
+_RISING_SORTS = frozenset((Sort.PROCESS, Sort.PID, Sort.SERVICE, Sort.DESTINATION, Sort.SCORE))
 
 
 def human(value: float, unit: str = "") -> str:
@@ -121,7 +121,7 @@ class Column:
 def layout(width: int, group: Group) -> tuple[Column, ...]:
     """Choose the columns for a screen `width` cells wide; with one blank between them they fill it.
 
-    Names take what is left; where that is too little for them, totals go, then failures.
+    Names take what is left; where that is too little for them, totals go, then failures, then scores.
     """
     wide = width >= WIDE_COLUMNS
     number = 7 if wide else 5
@@ -133,11 +133,13 @@ def layout(width: int, group: Group) -> tuple[Column, ...]:
         Column("rx_bytes", "RX", number, True, (Sort.RX_TOTAL, Sort.TOTAL)),
     ]
     happened = Column("faults", "FAIL", 5, True, (Sort.FAULTS,))
-    columns = [share, *_names(group, wide=wide), happened, *figures]
+    scored = Column("score", "SCORE", 6, True, (Sort.SCORE,))
+    columns = [share, *_names(group, wide=wide), scored, happened, *figures]
     if _needed(columns) > width:
         columns = columns[:-2]
-    if _needed(columns) > width:
-        columns.remove(happened)
+    for least in (happened, scored):
+        if _needed(columns) > width:
+            columns.remove(least)
     spare = max(0, width - _needed(columns))
     weights = sum(column.weight for column in columns)
     resolved = []
@@ -175,7 +177,7 @@ def title(column: Column, view: View) -> str:
     """Return the column's heading, marked with ▼ (falling) or ▲ where the rows are ordered by it."""
     if view.sort not in column.sorts:
         return fit(column.title, column.width, right=column.right)
-    arrow = "▼" if (view.sort in _NUMERIC_SORTS) != view.reverse else "▲"
+    arrow = "▼" if (view.sort not in _RISING_SORTS) != view.reverse else "▲"
     if column.right:
         return fit(arrow + column.title, column.width, right=True)
     return fit(column.title[: column.width - 1] + arrow, column.width)
@@ -189,8 +191,24 @@ def cell(row: Row, column: Column, *, wide: bool) -> str:
         return fit(human(getattr(row, column.key), "B" if wide else ""), column.width, right=True)
     if column.key == "faults":
         return fit(faults_mark(row.tcp_window), column.width, right=True)
+    if column.key == "score":
+        return fit("" if row.score is None else score_text(row.score), column.width, right=True)
     text = _TEXTS[column.key](row)
     return fit(text, column.width, right=column.right, middle=column.key == "destination")
+
+
+def score_text(score: float) -> str:
+    """Return a score in two digits; only what is perfect is 1.
+
+    >>> score_text(0.412), score_text(0.996), score_text(1.0)
+    ('0.41', '0.99', '1.00')
+    """
+    return f"{min(score, 0.99) if score < 1 else 1:.2f}"
+
+
+def score_colour(score: float) -> str:
+    """Return the name of a score's colour: what is bad is red, what is getting so yellow."""
+    return "bold red" if score < 0.5 else "yellow" if score < 0.9 else "green"
 
 
 def faults_mark(facts: TcpFacts) -> str:
@@ -286,6 +304,8 @@ def describe(row: Row) -> str:
         whom = clean(destination(row).removesuffix(" udp").removeprefix("udp, "))
         parts.append(f"{row.transport}{side} {whom}{local}{known}")
     parts += _happened(row)
+    if row.score is not None:
+        parts.append(f"score {score_text(row.score)}")
     if row.flows > 1:
         parts.append(f"{row.flows:,} flows")
     return "  ".join(parts)

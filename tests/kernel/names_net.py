@@ -56,9 +56,12 @@ class Network:
 
 
 @contextlib.contextmanager
-def network(directory: Path, pools: dict[str, str] = POOLS) -> Iterator[Network]:
-    """A namespace where all of 10.77.0.0/16 and fd77::/64 is local; a DNS server answers for `pools`."""
-    with _something_to_mount_over(Path("/etc/resolv.conf")), _network(directory, pools) as found:
+def network(directory: Path, pools: dict[str, str] = POOLS, resolver: str = RESOLVER) -> Iterator[Network]:
+    """A namespace where all of 10.77.0.0/16 and fd77::/64 is local; a DNS server answers for `pools`.
+
+    `resolver` is whom resolv.conf names.
+    """
+    with _something_to_mount_over(Path("/etc/resolv.conf")), _network(directory, pools, resolver) as found:
         yield found
 
 
@@ -76,11 +79,11 @@ def _something_to_mount_over(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _network(directory: Path, pools: dict[str, str]) -> Iterator[Network]:
+def _network(directory: Path, pools: dict[str, str], resolver: str) -> Iterator[Network]:
     name = f"kn{os.getpid()}-{next(_numbers)}"
     directory.mkdir(parents=True, exist_ok=True)
     resolv, switch = directory / "resolv.conf", directory / "nsswitch.conf"
-    resolv.write_text(f"nameserver {RESOLVER}\noptions timeout:5 attempts:3\n")
+    resolv.write_text(f"nameserver {resolver}\noptions timeout:5 attempts:3\n")
     switch.write_text("hosts: files dns\n")
     mounts = f"mount --bind {resolv} /etc/resolv.conf; "
     if Path("/etc/nsswitch.conf").exists():

@@ -6,27 +6,32 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from harness import PROGRAM, environment, running_agent, wait_until
-from topology import CLIENTS, SERVERS, Topology, built
+from topology import CLIENTS, JOB, SERVERS, Topology, built
 
 LIMIT_S = 180.0
 
 
 def show(directory: Path, *arguments: str) -> dict[str, Any]:
     """`kernob map` as JSON, of the agent or the store under `directory`."""
-    done = subprocess.run(
-        [*PROGRAM, "map", "--since", "1h", "--format", "json", *arguments],
-        env=environment(socket=directory / "run" / "agent.sock", state_dir=directory / "state"),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return dict(json.loads(done.stdout))
+    deadline = time.monotonic() + LIMIT_S
+    while True:
+        done = subprocess.run(
+            [*PROGRAM, "map", "--since", "1h", "--format", "json", *arguments],
+            env=environment(socket=directory / "run" / "agent.sock", state_dir=directory / "state"),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode == 0:
+            return dict(json.loads(done.stdout))
+        assert "too busy" in done.stderr, done.stderr  # this machine does other things, too
+        assert time.monotonic() < deadline, done.stderr
 
 
 def edges(directory: Path, topology: Topology) -> set[tuple[str, str, int]]:
@@ -51,6 +56,8 @@ def until_true(directory: Path, topology: Topology) -> None:
     def complete() -> bool:
         missing.clear()
         missing.update(topology.truth() - edges(directory, topology))
+        if missing:
+            time.sleep(1)  # asking is not free
         return not missing
 
     try:
@@ -62,16 +69,20 @@ def until_true(directory: Path, topology: Topology) -> None:
 
 
 def test_the_map_is_the_truth_through_restarts_of_everything(agents: Path) -> None:
-    """14 services in 5 namespaces; again after each was restarted, and after the agent was."""
+    """17 services in 5 namespaces; again after each was restarted, and after the agent was.
+
+    nginx, haproxy, redis, postgresql and rabbitmq are the real ones; app forks its workers; web and redis are
+    in containers, docker-proxy before web; job.py is cron's; payments is known by its hostname only.
+    """
     directory = agents / "map-truth"
     (directory / "topology").mkdir(parents=True)
     with built(directory / "topology") as topology:
-        with running_agent(directory) as agent:
+        with running_agent(directory, host_root=topology.host_root) as agent:
             for name in (*SERVERS, *CLIENTS):
                 topology.start(name)
             for _ in range(3):
-                topology.start("job")
-                topology.running.pop("job").wait(30)
+                topology.start(JOB)
+                topology.running.pop(JOB).wait(30)
             until_true(directory, topology)
             for name in (*SERVERS, *CLIENTS):
                 topology.stop(name)
@@ -80,7 +91,7 @@ def test_the_map_is_the_truth_through_restarts_of_everything(agents: Path) -> No
             until_true(directory, topology)
             before = first_seen(directory, topology)
         assert edges(directory, topology) == topology.truth()  # out of the store
-        with running_agent(directory) as agent:
+        with running_agent(directory, host_root=topology.host_root) as agent:
             agent.wait_exports(6)
             until_true(directory, topology)
             assert first_seen(directory, topology) == before

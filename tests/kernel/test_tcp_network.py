@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import select
 import shutil
 import socket
 import time
@@ -140,6 +141,32 @@ def test_a_firewall_that_rejects(watch: Watch, answer: str, error: int, outcome:
         refuse(("127.0.0.1", 9), error)
 
     assert alone(watch, case) == {f"client connection {outcome}": 1}
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "outcome"),
+    [
+        ("host-unreachable", errno.EHOSTUNREACH, "host_unreachable"),
+        ("net-unreachable", errno.ENETUNREACH, "net_unreachable"),
+        ("admin-prohibited", errno.EHOSTUNREACH, "host_unreachable"),
+    ],
+)
+def test_a_rejection_that_only_the_process_is_told(
+    watch: Watch, answer: str, error: int, outcome: str
+) -> None:
+    """It comes within connect(): the socket goes on trying, the process reads SO_ERROR and closes."""
+
+    def case() -> None:
+        rule(f"tcp dport 9 reject with icmp type {answer}")
+        for read in (True, False):
+            with socket.socket() as sock:
+                sock.setblocking(False)
+                assert sock.connect_ex(("127.0.0.1", 9)) == errno.EINPROGRESS
+                assert select.select([], [sock], [], 5)[1]
+                if read:
+                    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == error
+
+    assert alone(watch, case) == {f"client connection {outcome}": 2}
 
 
 def test_a_firewall_that_drops(watch: Watch) -> None:

@@ -74,6 +74,49 @@ def test_a_broker_that_misses_heartbeats_resets_an_idle_connection(watch: Watch,
     assert second == OK_SERVER | {"server reset sent": 1}
 
 
+def test_a_publisher_that_reads_nothing_was_idle_when_its_broker_resets_it(watch: Watch) -> None:
+    """What it published wants no answer; heartbeats lie unread, the last one came with the RST."""
+
+    def client(sock: socket.socket) -> None:
+        exchange(sock)
+        sock.sendall(ASK)
+        time.sleep(3 * PAUSE_S)
+        read_to_reset(sock)
+
+    def server(sock: socket.socket) -> None:
+        answer(sock)
+        read_exactly(sock, len(ASK))
+        for _ in range(2):
+            time.sleep(PAUSE_S)
+            sock.sendall(BEAT)
+        abort(sock)
+
+    first, second = play(watch, client, server)
+    assert first == OK_CLIENT | {"client reset received idle": 1}
+    assert second == OK_SERVER | {"server reset sent": 1}
+
+
+def test_an_answer_that_nobody_has_read_yet_when_a_reset_cuts_it_is_a_drop(watch: Watch) -> None:
+    """It came late, in one piece with the RST, and is no trickle: the caller reads it and misses the rest."""
+
+    def client(sock: socket.socket) -> None:
+        exchange(sock)
+        sock.sendall(ASK)
+        time.sleep(2 * PAUSE_S)
+        read_to_reset(sock)
+
+    def server(sock: socket.socket) -> None:
+        answer(sock)
+        read_exactly(sock, len(ASK))
+        time.sleep(PAUSE_S)
+        sock.sendall(ANSWER)
+        abort(sock)
+
+    first, second = play(watch, client, server)
+    assert first == OK_CLIENT | {"client reset received": 1, "client drop reset_mid_response by peer": 1}
+    assert second == OK_SERVER | {"server reset sent": 1}
+
+
 @pytest.mark.parametrize("reads", [True, False], ids=["who reads", "who is stopped"])
 def test_a_reset_right_after_a_push_is_idle(watch: Watch, reads: bool) -> None:
     """A subscriber: its answer came long ago; a message is pushed, and with it ends the connection."""

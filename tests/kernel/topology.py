@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """A topology of real services in network namespaces and control groups, and the truth about it.
 
-Used by tests/kernel/test_map_truth.py. Each service runs in a control group called like its unit, so that
-it has a name of its own beside whatever else runs on this machine. `outside` is another machine behind a
-router that translates addresses both ways: what can be known of it is an address here, and clients there.
+Used by tests/kernel/test_map_truth.py. Each service runs in a control group called like its unit, or with a
+container's id, so that it has a name of its own beside whatever else runs on this machine. `outside` is
+another machine behind a router that translates addresses both ways: what can be known of it is an address or
+a hostname here, and clients there.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -25,14 +27,18 @@ from typing import Any
 import pytest
 
 WORKLOAD = Path(__file__).parent / "workloads" / "service.py"
+RESOLVER = WORKLOAD.with_name("dns_server.py")
 HTTP, REDIS = "GET / HTTP/1.1\r\nHost: x\r\n\r\n", "PING\r\n"
 POSTGRES = "\x00\x00\x00\x08\x04\xd2\x16\x2f"
 """SSLRequest of PostgreSQL's protocol: the server answers with one letter."""
+AMQP = "AMQP\x00\x00\x09\x01"
+"""AMQP 0-9-1's header: the broker answers with connection.start."""
 
 # of this process alone: another run of the same topology must not have the same addresses
 _NET = f"10.{64 + os.getpid() % 64}.{os.getpid() // 64 % 256}"
 HOST, WEB, DB, OUTSIDE = f"{_NET}.1", f"{_NET}.2", f"{_NET}.3", "198.51.100.9"
-VIP = "192.0.2.80"
+VIP, PAY = "192.0.2.80", "192.0.2.90"
+PAY_NAME = "pay.names.test"
 NOWHERE = "203.0.113.9"
 _HOOKS = (("prerouting", -100), ("output", -100), ("postrouting", 100))
 
@@ -66,21 +72,41 @@ class Topology:
     mark: str = field(default_factory=lambda: f"kt{os.getpid()}")
     commands: dict[str, tuple[str, list[str]]] = field(default_factory=dict)
     running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    containers: tuple[str, ...] = ("web", "redis")
+
+    @property
+    def host_root(self) -> Path:
+        """Has what Docker keeps of these containers."""
+        return self.directory / "root"
 
     def ns(self, name: str) -> str:
         """A namespace's name on this machine."""
         return f"{self.mark}-{name}"
 
     def unit(self, name: str) -> str:
-        """What Kernob will call a service."""
+        """What Kernob will call a service: a job of cron by its script."""
         return f"{self.mark}-{name}"
+
+    def group(self, name: str) -> str:
+        """The control group of a service: its container's, cron's, or its unit's."""
+        if name in self.containers:
+            return hashlib.sha256(self.unit(name).encode()).hexdigest()
+        return "cron.service" if name == JOB else f"{self.unit(name)}.service"
+
+    def keep_containers(self) -> None:
+        """Writes what Docker would keep."""
+        for name in self.containers:
+            directory = self.host_root / "var/lib/docker/containers" / self.group(name)
+            directory.mkdir(parents=True)
+            content = {"ID": self.group(name), "Name": f"/{self.unit(name)}"}
+            (directory / "config.v2.json").write_text(json.dumps(content))
 
     def start(self, name: str) -> None:
         """Starts a service in its namespace and control group."""
         netns, command = self.commands[name]
         joins = []
         for root in _groups():
-            group = root / self.mark / f"{self.unit(name)}.service"
+            group = root / self.mark / self.group(name)
             group.mkdir(parents=True, exist_ok=True)
             joins.append(f"echo $$ > {group}/cgroup.procs")
         script = " && ".join((*joins, 'exec "$@"'))
@@ -103,7 +129,7 @@ class Topology:
                 process.wait(5)
                 break
         for root in _groups():
-            group = root / self.mark / f"{self.unit(name)}.service"
+            group = root / self.mark / self.group(name)
             for _ in range(500):
                 left = (group / "cgroup.procs").read_text().split()
                 for pid in left:
@@ -120,16 +146,20 @@ class Topology:
 
     def python(self, name: str, netns: str, *more: str, **plan: Any) -> None:
         """Adds a service of ours."""
-        self.commands[name] = netns, [sys.executable, str(WORKLOAD), json.dumps(plan), *more]
+        script = self.directory / self.unit(name)
+        script.symlink_to(WORKLOAD)
+        self.commands[name] = netns, [sys.executable, str(script), json.dumps(plan), *more]
 
     def truth(self) -> set[tuple[str, str, int]]:
         """Every edge there is: source, target (a service of ours, or a node's id), port."""
         return {
             ("client", "haproxy", 8443), ("haproxy", "nginx", 80), ("nginx", "app", 9001),
             ("app", "redis", 6379), ("app", "postgresql", 5432), ("app", f"ip/{NOWHERE}", 443),
-            ("worker", "queue", 5672), ("worker", "postgresql", 5432), ("app", "queue", 5672),
+            ("app", f"dns/{PAY_NAME}", 443), ("clients/external", "payments", 8443),
+            ("worker", "rabbitmq", 5672), ("worker", "postgresql", 5432), ("app", "rabbitmq", 5672),
+            ("rabbitmq", "rabbitmq", 4369),  # Erlang's port mapper, which it starts
             ("scraper", "app", 9001), ("scraper", "redis", 6379), ("scraper", "nginx", 80),
-            ("job", "app", 9001), ("worker", "web", 8080), ("scraper", "web", 8080), ("self", "self", 7000),
+            (JOB, "app", 9001), ("worker", "web", 8080), ("scraper", "web", 8080), ("self", "self", 7000),
             ("browser", "proxy", 8080), ("proxy", "web", 8000),
             ("remote", f"ip/{VIP}", 80), ("clients/external", "nginx", 80),
         }  # fmt: skip
@@ -159,6 +189,7 @@ def _network(topology: Topology, stack: contextlib.ExitStack) -> None:
             _run("ip", "-n", netns, "addr", "add", f"{address}/24", "dev", device)
             _run("ip", "-n", netns, "link", "set", device, "up")
     _run("ip", "-n", topology.ns("outside"), "route", "add", "default", "via", "198.51.100.1")
+    _run("ip", "-n", host, "route", "add", PAY, "via", "203.0.113.2")
     for name in ("host", "router"):
         _run("ip", "netns", "exec", topology.ns(name), "sysctl", "-q", "-w", "net.ipv4.ip_forward=1")
     _translate(topology)
@@ -170,7 +201,8 @@ def _translate(topology: Topology) -> None:
     pre, out, post = (f"type nat hook {hook} priority {at};" for hook, at in _HOOKS)
     rules = {
         "host": f"chain pre {{ {pre} {published}; }}\nchain out {{ {out} {published}; }}",
-        "router": f"chain pre {{ {pre} ip daddr {VIP} dnat to 203.0.113.1; }}\n"
+        "router": f"chain pre {{ {pre} ip daddr {VIP} dnat to 203.0.113.1;"
+        f" ip daddr {PAY} tcp dport 443 dnat to {OUTSIDE}:8443; }}\n"
         f"chain post {{ {post} masquerade; }}",
     }
     for name, chains in rules.items():
@@ -204,17 +236,20 @@ def _services(topology: Topology, stack: contextlib.ExitStack) -> None:
     topology.commands["postgresql"] = "db", _postgresql(stack)
     topology.commands["nginx"] = "host", [program("nginx"), "-c", str(nginx), "-p", str(directory)]
     topology.commands["haproxy"] = "host", [program("haproxy"), "-db", "-f", str(haproxy)]
-    python("queue", "db", listen=[DB, 5672])
+    topology.commands["rabbitmq"] = "db", _rabbitmq(directory)
+    names = [sys.executable, str(RESOLVER), HOST, "8053", f"{PAY_NAME}={PAY}"]
+    topology.commands["resolver"] = "host", names
+    python("payments", "outside", listen=[OUTSIDE, 8443])
     python("web", "web", listen=["0.0.0.0", 8000], workers=1)
     proxy = ("-proto", "tcp", "-host-ip", "0.0.0.0", "-host-port", "8080", "-container-ip", WEB)
     python("proxy", "host", *proxy, "-container-port", "8000", listen=["0.0.0.0", 8080], relay=[WEB, 8000])
     name, command = topology.commands["proxy"]
     disguise = 'exec -a /usr/bin/docker-proxy "$0" "$@"'
     topology.commands["proxy"] = name, ["bash", "-c", disguise, *command]
-    calls = [[WEB, 6379, "keep", REDIS], [DB, 5432, "short", POSTGRES], [DB, 5672, "keep", "x"]]
-    calls.append([NOWHERE, 443, "short", "x"])
+    calls = [[WEB, 6379, "keep", REDIS], [DB, 5432, "short", POSTGRES], [DB, 5672, "short", AMQP]]
+    calls += [[NOWHERE, 443, "short", "x"], [PAY_NAME, 443, "short", "x"]]
     python("app", "host", listen=["0.0.0.0", 9001], workers=3, calls=calls)
-    worker = [[DB, 5672, "keep", "x"], [DB, 5432, "short", POSTGRES], [HOST, 8080, "keep", HTTP]]
+    worker = [[DB, 5672, "short", AMQP], [DB, 5432, "short", POSTGRES], [HOST, 8080, "keep", HTTP]]
     python("worker", "host", calls=worker)
     scrape = [[HOST, 9001, "short", HTTP], [WEB, 6379, "short", REDIS], [HOST, 80, "short", HTTP]]
     python("scraper", "db", calls=[*scrape, [HOST, 8080, "short", HTTP]])
@@ -222,7 +257,7 @@ def _services(topology: Topology, stack: contextlib.ExitStack) -> None:
     python("client", "db", calls=[[HOST, 8443, "keep", HTTP]])
     python("self", "db", listen=["127.0.0.1", 7000], calls=[["127.0.0.1", 7000, "short", "x"]])
     python("remote", "outside", calls=[[VIP, 80, "short", HTTP]])
-    python("job", "host", calls=[["127.0.0.1", 9001, "once", HTTP]])
+    python(JOB, "host", calls=[["127.0.0.1", 9001, "once", HTTP]])
 
 
 def _postgresql(stack: contextlib.ExitStack) -> list[str]:
@@ -239,7 +274,27 @@ def _postgresql(stack: contextlib.ExitStack) -> list[str]:
     return ["runuser", "-u", "postgres", "--", *server]
 
 
-SERVERS = ("redis", "postgresql", "queue", "web", "proxy", "app", "nginx", "haproxy")
+def _rabbitmq(directory: Path) -> list[str]:
+    """A broker with a node's name, files and port mapper of its own."""
+    home = directory / "rabbitmq"
+    home.mkdir()
+    (home / "rabbitmq.conf").write_text(
+        f"listeners.tcp.1 = {DB}:5672\nlog.console = false\nlog.file = {home}/broker.log\n"
+    )
+    variables = {
+        "HOME": home, "RABBITMQ_NODENAME": "kernob@localhost", "RABBITMQ_CONFIG_FILE": home / "rabbitmq.conf",
+        "RABBITMQ_MNESIA_BASE": home / "mnesia", "RABBITMQ_LOG_BASE": home, "RABBITMQ_PID_FILE": home / "pid",
+        "ERL_CRASH_DUMP": home / "crash", "RABBITMQ_ENABLED_PLUGINS_FILE": home / "plugins",
+        "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 1:1 +sbwt none",
+    }  # fmt: skip
+    server = program("/usr/lib/rabbitmq/bin/rabbitmq-server")  # that of /usr/sbin becomes another user
+    return ["env", *(f"{name}={value}" for name, value in variables.items()), server]
+
+
+JOB = "job.py"
+SERVERS = (
+    "resolver", "redis", "postgresql", "rabbitmq", "payments", "web", "proxy", "app", "nginx", "haproxy",
+)  # fmt: skip
 CLIENTS = ("worker", "scraper", "browser", "client", "self", "remote")
 
 
@@ -255,8 +310,26 @@ def built(directory: Path) -> Iterator[Topology]:
         except subprocess.CalledProcessError as error:
             pytest.skip(f"missing feature: namespaces with bridge and veth ({error.stderr.strip()[:80]})")
         _services(topology, stack)
+        topology.keep_containers()
+        stack.enter_context(_resolv_conf(topology.ns("host")))
         stack.callback(topology.stop_all)
         yield topology
+
+
+@contextlib.contextmanager
+def _resolv_conf(netns: str) -> Iterator[None]:
+    """`ip netns exec` has programs see this file in the place of the machine's."""
+    directory = Path("/etc/netns", netns)
+    was_there = directory.parent.exists()
+    directory.mkdir(parents=True)
+    try:
+        (directory / "resolv.conf").write_text(f"nameserver {HOST}\n")
+        yield
+    finally:
+        shutil.rmtree(directory)
+        if not was_there:
+            with contextlib.suppress(OSError):  # another run's is there, too
+                directory.parent.rmdir()
 
 
 def _remove_groups(topology: Topology) -> None:

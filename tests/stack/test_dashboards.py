@@ -25,7 +25,7 @@ from . import dashboards
 from .compose import Stack, progress, wait_for
 from .conftest import ROOMY
 from .load import WORKLOADS, container_workload, host_workload
-from .wan import INTERFACE, MISHAPS, THERE, mishaps, send_here, wan
+from .wan import INTERFACE, MISHAPS, THERE, dark, mishaps, send_here, wan
 
 MEGABYTE = 1_000_000
 STEP_S, RATE_WINDOW_S = 30, 120
@@ -127,7 +127,7 @@ def shown(images: float, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     """A stack of its own: two containers send what CLIENTS says, others own the interface and the disk."""
     settings = {**ROOMY, "KERNOB_INTERFACES": INTERFACE, "KERNOB_BPF_STATS": "true"}
     stack = Stack("kernob-ci-shown", ("tests/stack/fast.yaml",), settings)
-    with wan() as (there, here), stuck_and_waiting():
+    with wan() as (there, here), stuck_and_waiting(), contextlib.ExitStack() as stuck:
         neighbour = Neighbour(tmp_path_factory.mktemp("disk"))
         try:
             stack.down(volumes=True)
@@ -138,6 +138,7 @@ def shown(images: float, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
             sent_s = time.time()
 
             mishaps()
+            stuck.enter_context(dark())
             empty: dict[str, float] = {}
 
             def everything_shows() -> bool:

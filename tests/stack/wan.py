@@ -21,6 +21,8 @@ INTERFACE = "kwan0"
 NAMESPACE = "kernob-wan"
 HERE, THERE = "10.97.40.1", "10.97.40.2"
 _VANISHING = "10.97.40.3"
+_NOWHERE, _NOWHERES = "10.97.41.1", "10.97.41.0/24"
+"""Packets to there go to the namespace, which drops them."""
 MISHAPS = "mishaps.py"
 _BEHIND = ("ip", "netns", "exec", NAMESPACE)
 
@@ -54,6 +56,20 @@ def mishaps() -> None:
 
 
 @contextlib.contextmanager
+def dark() -> Iterator[None]:
+    """Meanwhile a process of the host calls who never answers, and waits for who never answers (dark.py)."""
+    words = (sys.executable, str(WORKLOADS / "dark.py"), NAMESPACE, THERE, _NOWHERE)
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout
+            if process.stdout.readline() != "ready\n":
+                raise RuntimeError(f"dark.py ended with {process.wait()}")
+            yield
+        finally:
+            process.terminate()
+
+
+@contextlib.contextmanager
 def wan() -> Iterator[tuple[Server, Server]]:
     """The interface, and a server behind it and one on the host. All gone at the end, whatever happened."""
     _remove()
@@ -64,6 +80,8 @@ def wan() -> Iterator[tuple[Server, Server]]:
         run("ip", "link", "set", INTERFACE, "up")
         run(*_BEHIND, "ip", "address", "add", f"{THERE}/24", "dev", "inside")
         run(*_BEHIND, "ip", "link", "set", "inside", "up")
+        run("ip", "route", "add", _NOWHERES, "via", THERE)
+        run(*_BEHIND, "ip", "route", "add", "blackhole", _NOWHERES)
         with contextlib.ExitStack() as stack:
             servers = []
             for behind in (True, False):

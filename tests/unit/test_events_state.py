@@ -52,6 +52,15 @@ def test_an_idle_reset_says_who_whom_and_how_long() -> None:
     assert event.idle
 
 
+def test_an_idle_reset_right_behind_a_heartbeat_does_not_claim_that_nothing_had_come() -> None:
+    """How long it was idle cannot be told from the last byte then; its age is what is known."""
+    event = only(kind=Fate.RESET, side=1, idle=1, age_ns=6_100_000_000)
+    assert event.body == (
+        "orders.py (PID 4711) lost its connection to 10.0.0.7:5672: "
+        "the peer reset it while it was idle, 6.1 s after it was opened"
+    )
+
+
 SAID = [
     (
         {"kind": Fate.CONNECTION, "reason": Outcome.REFUSED, "age_ns": 312_000, "error": 111},

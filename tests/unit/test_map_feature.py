@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Collection
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -23,6 +25,7 @@ from kernob.state.connections import ConnectionState, TcpCaps
 from kernob.state.known import Known
 from kernob.state.map_series import EDGE
 from kernob.state.series import SeriesStore
+from kernob.state.store import Store
 from tests.unit.records import closed, fates, flow_key, live
 
 NETNS = 4026531840
@@ -65,7 +68,7 @@ class Proc:
 class World:
     """One host; processes are named by `services`."""
 
-    def __init__(self, directory: Path, **settings: Any) -> None:
+    def __init__(self, directory: Path, kept: Store | None = None, **settings: Any) -> None:
         self.proc = Proc()
         self.services: dict[int, str] = {}
         self.store = SeriesStore()
@@ -76,7 +79,7 @@ class World:
         chosen = dataclasses.replace(
             Settings(), state_dir=directory, resource_attributes=(("host.name", "vm"),), **settings
         )
-        self.map = Map(chosen, self.store, self.known, self.connections, places)
+        self.map = Map(chosen, self.store, self.known, self.connections, places, kept)
         self.now_s = 0
         self.events: list[Event] = []
 
@@ -228,3 +231,66 @@ def test_a_quarter_of_an_hour_without_traffic_ends_the_series_not_the_memory(tmp
     assert len(block) == 1
     (row,) = world.map.reports()["map"]({})["edges"]
     assert row["tx_bytes"] == 20
+
+
+def test_a_rush_of_new_edges_is_taken_in_steps_and_nothing_of_it_is_lost(tmp_path: Path) -> None:
+    """3,000 at once: a tick takes 400, what the others move meanwhile is added once they are there."""
+    world = World(tmp_path)
+    keys = []
+    for number in range(3000):
+        world.services[number % 30 + 1] = f"app-{number % 30}"
+        keys.append(flow_key(number % 30 + 1, f"198.18.{number >> 8}.{number & 255}", 443))
+    rows = [(key, 10, 20) for key in keys]
+    facts = [connection(key) for key in keys]
+    counts = []
+    for _ in range(8):
+        world.tick(rows, facts)
+        counts.append(len(world.edges()))
+        facts = []
+    assert counts == [400, 800, 1200, 1600, 2000, 2400, 2800, 3000]
+    edges = world.map.reports()["map"]({})["edges"]
+    assert {(row["tx_bytes"], row["rx_bytes"], row["connections"]) for row in edges} == {(80, 160, 1)}
+
+
+def test_a_process_that_ends_in_a_rush_has_its_edges(tmp_path: Path) -> None:
+    """Its flows are forgotten before their turn comes: they get their edges then, with all they moved."""
+    world = World(tmp_path)
+    rows = []
+    for number in range(900):
+        world.services[number % 9 + 1] = f"app-{number % 9}"
+        rows.append((flow_key(number % 9 + 1, f"198.18.{number >> 8}.{number & 255}", 443), 10, 20))
+    world.tick(rows, [])
+    assert len(world.edges()) == 400
+    flows = world.known.flows.indices()
+    with mock.patch.object(world.known.flows, "quiet", return_value=flows):
+        world.known.sweep(world.now_s, lambda _process: None)
+    edges = world.map.reports()["map"]({})["edges"]
+    assert {(row["tx_bytes"], row["rx_bytes"]) for row in edges} == {(10, 20)}
+    assert len(edges) == 900
+    world.tick([], [])
+    assert len(world.edges()) == 900
+
+
+def test_after_a_restart_the_series_of_known_edges_begin_in_steps(tmp_path: Path) -> None:
+    """Edges that are active and idle are exported again, so many a tick."""
+    store = Store(tmp_path, 100)
+    world = World(tmp_path, kept=store)
+    store.start()
+    for number in range(1000):
+        world.services[number % 10 + 1] = f"app-{number % 10}"
+    rows = [(flow_key(n % 10 + 1, f"198.18.{n >> 8}.{n & 255}", 443), 10, 20) for n in range(1000)]
+    for _ in range(3):
+        world.tick(rows, [], seconds=1)
+        store.commit()
+        deadline = time.monotonic() + 30
+        while store.staged and time.monotonic() < deadline:
+            time.sleep(0.001)
+    store.close(30)
+    later = World(tmp_path, kept=Store(tmp_path, 100))
+    later.map.open(None)  # type: ignore[arg-type]
+    later.services, later.now_s = world.services, world.now_s
+    counts = []
+    for _ in range(3):
+        later.tick([], [], seconds=1)
+        counts.append(len(later.store.block(EDGE)))
+    assert counts == [400, 800, 1000]

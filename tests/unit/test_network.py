@@ -35,6 +35,10 @@ ports = [5432, "8000-8100"]
 [names]
 "203.0.113.7" = "Vault.corp.example."
 
+[[long_poll]]
+hosts = ["events.*"]
+ports = [443]
+
 [[service]]
 name = "billing"
 command = "*billing.py*"
@@ -206,3 +210,21 @@ def test_check_says_which_rule_decides(tmp_path: Path) -> None:
         "x.example: no rule matches the name; its address decides",
         "10.0.0.1: internal by default, since no rule matches",
     ]
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "expected"),
+    [("events.example", 443, True), ("events.example", 80, False), ("", 443, False)],
+)
+def test_destinations_that_are_silent_by_design(host: str, port: int, expected: bool) -> None:
+    """A [[long_poll]] matches as a class does; without any there are none."""
+    assert network_text.parse(TEXT).is_long_poll("10.0.0.9", host, port) is expected
+    assert not NetworkFile().is_long_poll("10.0.0.9", host, port)
+
+
+def test_a_long_poll_needs_something_to_match() -> None:
+    """Said with its line; an unknown key, too."""
+    with pytest.raises(ConfigError, match=r"1:3: long_poll: needs networks, hosts or ports"):
+        network_text.parse("[[long_poll]]\n")
+    with pytest.raises(ConfigError, match=r"unknown key 'class'"):
+        network_text.parse('[[long_poll]]\nclass = "internal"\n')

@@ -3,106 +3,30 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+import ipaddress
+from typing import Any
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from kernob.config import Settings
-from kernob.features.feature import Tick
-from kernob.features.scores import Scores
-from kernob.features.tcp import Tcp
-from kernob.kernel.session import Session
-from kernob.model import Drop, Event, Fate, Outcome, ProcessInfo, ProcessKey, Resent, Role, Severity
-from kernob.probes import traffic
-from kernob.probes.tcp import TcpRows
-from kernob.probes.traffic import TrafficRows
-from kernob.state.score_memory import Memory, dump, load, unpacked
-from kernob.state.series import SeriesStore
-from kernob.state.traffic import Caps, TrafficState
-from tests.unit.records import DURATION_KEY, DURATION_VAL, SOCK_VAL, closed, durations, fates, flow_key
-from tests.unit.series_points import points_of
-
-AT_NS = 1_700_000_000_000_000_000
-NOTHING = (np.zeros(0, DURATION_KEY), np.zeros(0, DURATION_VAL))
-CLIENT = flow_key(11, "10.0.0.9", 443)
-OTHER_PORT = flow_key(11, "10.0.0.9", 80)
-ELSEWHERE = flow_key(21, "10.0.0.9", 443)
-SERVER = flow_key(11, "192.0.2.7", 8080, role=Role.SERVER, local="10.0.0.1")
-OK, REFUSED = Outcome.OK, Outcome.REFUSED
-SYN_SENT, ESTABLISHED = 2, 1
-ASKED, ANSWERED = 1, 2
-
-
-def resolve(key: ProcessKey) -> ProcessInfo | None:
-    """Process N is program pN of service s(N // 10)."""
-    return ProcessInfo(key, f"p{key.pid}", "comm", service=f"s{key.pid // 10}")
-
-
-def socks(*rows: dict[str, Any]) -> NDArray[Any]:
-    """A reading of the socks map; each row by the fields that are not 0."""
-    made = np.zeros(len(rows), SOCK_VAL)
-    for row, fields in zip(made, rows, strict=True):
-        for name, value in fields.items():
-            row[name] = np.frombuffer(value, made.dtype["key"])[0] if name == "key" else value
-    return made
-
-
-class FakeTcp:
-    """What a tick read of connections."""
-
-    read: TcpRows | None = None
-
-
-class Fixture:
-    """The feature over a traffic state, ticked as the pipeline does it: every 10 s from 1000 s on."""
-
-    def __init__(self, **settings: Any) -> None:
-        self.store = SeriesStore()
-        self.traffic = TrafficState(self.store, traffic.SPECS, Caps(100, 100, 100), resolve)
-        self.tcp = FakeTcp()
-        self.scores = Scores(Settings(**settings), self.store, self.traffic.known, cast("Tcp", self.tcp))
-        self.now_s = 1000.0
-
-    def tick(
-        self,
-        *facts: tuple[bytes, int, int, int, int, int],
-        measured: tuple[NDArray[Any], NDArray[Any]] = NOTHING,
-        live: NDArray[Any] | None = None,
-        step_s: float = 10.0,
-    ) -> None:
-        """One tick with these facts, durations and live sockets."""
-        rows = socks() if live is None else live
-        self.now_s += step_s
-        growth = self.traffic.update((*closed(), rows), AT_NS, self.now_s)
-        self.tcp.read = TcpRows(*fates(*facts), *measured)
-        read = TrafficRows(*closed(), rows, np.zeros(0), rows)
-        self.scores.tick(Tick(cast("Session", None), read, growth, self.now_s, self.unix_ns(), AT_NS, None))
-
-    def unix_ns(self) -> int:
-        """The wall clock, which began with the first tick."""
-        return AT_NS + int((self.now_s - 1000) * 1e9)
-
-    def values(self, name: str) -> dict[tuple[Any, ...], float]:
-        """Last value of each living series of a metric, by the values of its attributes."""
-        found: dict[tuple[Any, ...], float] = {}
-        for point in points_of(self.store.batch(AT_NS + 10**13, everything=True), name):
-            said = tuple(getattr(kv.value, str(kv.value.WhichOneof("value"))) for kv in point.attributes)
-            if point.flags & 1:  # no recorded value
-                found.pop(said, None)
-            else:
-                found[said] = point.as_int if point.HasField("as_int") else point.as_double
-        return found
-
-    def of(self, port: int = 443, service: str = "s1") -> dict[str, float]:
-        """A dependency's score by dimension."""
-        return self.scores.score(service, "10.0.0.9", port)
-
-
-def connect(key: bytes, outcome: Outcome, count: int) -> tuple[bytes, int, int, int, int, int]:
-    """Attempts that came to an end."""
-    return key, Fate.CONNECTION, outcome, 0, 0, count
+from kernob.model import Drop, Event, Fate, Name, NameSource, Outcome, PeerClass, Resent, Severity
+from kernob.state.network import NetworkFile, PeerRule
+from tests.unit.records import flow_key
+from tests.unit.score_fixture import (
+    ANSWERED,
+    CLIENT,
+    ELSEWHERE,
+    ESTABLISHED,
+    OK,
+    OTHER_PORT,
+    REFUSED,
+    SERVER,
+    SYN_SENT,
+    Fixture,
+    connect,
+    responses,
+    silent,
+    socks,
+)
 
 
 def test_reliability_is_the_share_of_attempts_that_connected() -> None:
@@ -182,15 +106,6 @@ def test_exchanges_are_counted_by_their_answers() -> None:
     assert fixture.of()["packet_health"] == 0
 
 
-def silent(fixture: Fixture, since_s: float, **other: Any) -> dict[str, Any]:
-    """A socket that asked so long ago, on which a wait ran out."""
-    asked_ns = int((fixture.now_s + 1 - since_s) * 1e9)
-    return {
-        "key": CLIENT, "state": ESTABLISHED, "phase": ASKED, "silent_waits": 1, "asked": 100,
-        "asked_ns": asked_ns, "sent_ns": asked_ns, **other,
-    }  # fmt: skip
-
-
 def test_an_exchange_is_silent_after_10_s_and_taken_back_when_answered() -> None:
     """Before that, and afterwards, it takes nothing off; at its end it counts once."""
     fixture = Fixture()
@@ -227,17 +142,52 @@ def test_what_counts_as_silent_while_it_lasts(other: dict[str, Any], counts: boo
     assert (fixture.of()["responsiveness"] < 1) == counts
 
 
-def test_a_long_poll_is_never_silent() -> None:
-    """Where the user says so; everything else is scored as ever."""
-    fixture = Fixture(long_poll=("10.0.0.9",))
-    fixture.tick((CLIENT, Fate.SILENCE, 0, 0, 0, 9), connect(CLIENT, OK, 5))
-    assert fixture.of() == {"reliability": 1.0, "composite": 1.0}
+POLLED = NetworkFile(long_polls=(PeerRule(PeerClass.UNKNOWN, ports=((443, 443),), hosts=("10.*",)),))
+BY_ADDRESS = PeerRule(PeerClass.UNKNOWN, networks=(ipaddress.ip_network("10.0.0.0/8"),))
+
+
+@pytest.mark.parametrize(
+    "fixture",
+    [
+        Fixture(long_poll=("10.0.0.9",)),
+        Fixture(NetworkFile(long_polls=(BY_ADDRESS,))),
+    ],
+)
+def test_a_long_poll_is_never_silent(fixture: Fixture) -> None:
+    """Where a setting or the network file says so: neither counted, nor blamed, nor looked for."""
+    answered = {"key": CLIENT, "state": ESTABLISHED, "phase": ANSWERED, "answers": 9}
+    fixture.tick(
+        (CLIENT, Fate.SILENCE, 0, 0, 0, 9), (CLIENT, Fate.WAIT, 0, 0, 0, 30), connect(CLIENT, OK, 5),
+        live=socks(answered, silent(fixture, 20)),
+    )  # fmt: skip
+    assert fixture.of() == {"reliability": 1.0, "stability": 1.0, "composite": 1.0}
     assert ("10.0.0.9", "responsiveness") not in fixture.values("kernob.destination.score")
+    assert fixture.values("kernob.wait.timeouts") == {}
+    (row,) = fixture.scores.reports()["scores"]({})["dependencies"]
+    assert (row["reasons"], row["last_failure_unix_s"]) == ({}, None)
 
 
-def responses(count: int, seconds: float) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Durations of one length."""
-    return durations((CLIENT, 1, [int(seconds * 1e9)] * count), (SERVER, 1, [10**9] * 50))
+def test_a_long_poll_of_the_network_file_is_what_its_rule_matches() -> None:
+    """A host pattern asks for a hostname, which an address has not; by network and port it does."""
+    by_host = Fixture(POLLED)
+    by_host.tick((CLIENT, Fate.SILENCE, 0, 0, 0, 9))
+    assert by_host.of()["responsiveness"] == 0
+    other = Fixture(NetworkFile(long_polls=(PeerRule(PeerClass.UNKNOWN, ports=((80, 80),)),)))
+    other.tick((CLIENT, Fate.SILENCE, 0, 0, 0, 9), (OTHER_PORT, Fate.SILENCE, 0, 0, 0, 9))
+    assert (other.of()["responsiveness"], other.of(80)) == (0, {})
+
+
+def test_where_a_name_is_from_stands_beside_the_samples() -> None:
+    """kernob.name.source: of the first flow under that name; a name's series does not change it."""
+    fixture = Fixture()
+    names = iter((Name("api.example", NameSource.GETADDRINFO), Name("api.example", NameSource.DNS), None))
+    fixture.traffic.known.name_by(lambda _process, _there: next(names))
+    for address in ("10.0.0.9", "10.0.0.8", "10.0.0.7"):
+        fixture.tick(connect(flow_key(11, address, 443), OK, 5), step_s=1)
+    assert fixture.values("kernob.dependency.samples", ()) == {
+        ("s1", "api.example", 443, "reliability", "getaddrinfo"): 10,
+        ("s1", "10.0.0.7", 443, "reliability", "ip"): 5,
+    }
 
 
 def test_latency_falls_against_what_was_usual() -> None:
@@ -342,68 +292,3 @@ def test_switched_off_there_is_nothing() -> None:
     assert fixture.values("kernob.dependency.score") == {}
     with pytest.raises(ValueError, match="KERNOB_SCORES"):
         fixture.scores.reports()["scores"]({})
-
-
-def happened(fixture: Fixture) -> None:
-    """Something of every kind."""
-    fixture.tick(measured=responses(150, 0.02))
-    fixture.tick(connect(CLIENT, OK, 6), connect(CLIENT, REFUSED, 2), connect(OTHER_PORT, OK, 9))
-    sock = {"key": CLIENT, "state": ESTABLISHED, "phase": ANSWERED, "answers": 9, "segments": 900}
-    fixture.tick(
-        (CLIENT, Fate.RETRANSMIT, Resent.DATA, 0, 0, 9), (CLIENT, Fate.DROP, Drop.UNANSWERED, 0, 0, 1),
-        live=socks(sock), measured=responses(50, 0.1),
-    )  # fmt: skip
-    for _ in range(6):  # until every baseline was looked at
-        fixture.tick(step_s=1.0)
-
-
-def reborn(before: Fixture, away_s: float, **settings: Any) -> Fixture:
-    """Another life, so much later, with what the one before kept."""
-    packed = dump(before.scores.dependencies, before.unix_ns()).packed()
-    after = Fixture(**settings)
-    after.now_s = before.now_s + 5000  # another clock
-    now_ns = before.unix_ns() + int(away_s * 1e9)
-    load(after.scores.dependencies, unpacked(packed, before.unix_ns()), after.now_s, now_ns)
-    after.tick(step_s=0.0)
-    return after
-
-
-def test_a_restart_forgets_nothing() -> None:
-    """Scores, samples, reasons and baselines are what they were; what went on ages meanwhile."""
-    before = Fixture()
-    happened(before)
-    at_once = reborn(before, 0)
-    assert at_once.of() == pytest.approx(before.of(), abs=1e-6)
-    assert at_once.of(80) == before.of(80)
-    samples = "kernob.dependency.samples"
-    assert at_once.values(samples) == before.values(samples)
-    for _ in range(30):
-        before.tick()
-    assert reborn(before, 0).of() == pytest.approx(before.of(), abs=1e-6)
-    later = Fixture()
-    happened(later)
-    assert reborn(later, 300).of() == pytest.approx(before.of(), abs=0.02)
-
-
-def test_what_is_older_than_the_window_is_forgotten_but_what_is_usual_is_not() -> None:
-    """After ten minutes away, or with another window, only baselines are left."""
-    before = Fixture()
-    happened(before)
-    for after in (reborn(before, 620), reborn(before, 0, score_window_s=300.0)):
-        assert after.of() == {}
-        after.tick(measured=responses(20, 0.5))
-        assert after.of()["latency"] < 0.5
-
-
-def test_what_was_written_by_another_version_is_refused() -> None:
-    """And what is damaged."""
-    before = Fixture()
-    happened(before)
-    memory = dump(before.scores.dependencies, AT_NS)
-    packed = memory.packed()
-    for broken in (packed[:100], b"", packed.replace(b"PK", b"KP")):
-        with pytest.raises(ValueError, match=r"."):
-            unpacked(broken, AT_NS)
-    other = Memory(AT_NS, {**memory.facts, "format": 2}, memory.arrays).packed()
-    with pytest.raises(ValueError, match="format 2"):
-        unpacked(other, AT_NS)

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console, RenderableType
 
 from kernob.ui import scores
-from tests.unit.test_scores_feature import CLIENT, OK, OTHER_PORT, REFUSED, Fixture, connect, responses
+from tests.unit.score_fixture import CLIENT, OK, OTHER_PORT, REFUSED, Fixture, connect, responses
 
 
 def text_of(page: RenderableType, width: int = 120) -> list[str]:

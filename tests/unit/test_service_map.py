@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sqlite3
 from pathlib import Path
 
@@ -10,12 +11,13 @@ import numpy as np
 import pytest
 
 from kernob.derive.topology import Dial, Reached, folded, incoming, outgoing
-from kernob.model import DestinationState, Link, PeerClass
+from kernob.model import DestinationRow, DestinationState, Link, MapNode, NameSource, NodeKind, PeerClass
 from kernob.state.baseline import Baseline
 from kernob.state.map_history import read_map, write_destinations, write_map
 from kernob.state.series import SeriesStore
 from kernob.state.service_map import MapState
 from kernob.state.store import FILE_NAME, migrate
+from tests.unit.series_points import points_of
 
 S = 10**9
 NOW = 1_800_000_000 * S
@@ -215,3 +217,33 @@ def test_the_metric_stands_for_a_week(age_s: int) -> None:
     baseline.export(NOW + age_s * S)
     batch = store.batch(NOW + age_s * S)
     assert len(batch) == (1 if age_s < 7 * DAY_S else 0)
+
+
+def test_the_metric_says_where_the_name_is_from() -> None:
+    """As soon as it was met since our start; a service of this host has none, nor what was only restored."""
+    store = SeriesStore()
+    baseline = Baseline(store, DAY_S, 10)
+    named = dataclasses.replace(
+        to("192.0.2.1"), target=MapNode("dns/a.example", NodeKind.NAME, "a.example", PeerClass.EXTERNAL)
+    )
+    old = DestinationRow("app", "dns/b.example", 443, "b.example", DestinationState.NEW, NOW)
+    baseline.restore([old])
+    baseline.see(named, NOW - 2 * DAY_S * S, NOW, NameSource.SNI)
+    baseline.see(to("192.0.2.3"), NOW - 2 * DAY_S * S, NOW, NameSource.SNI)
+    baseline.export(NOW)
+
+    def told() -> dict[str, str]:
+        found = {}
+        for point in points_of(store.batch(NOW, everything=True), "kernob.destination.first_seen"):
+            said = {kv.key: kv.value.string_value for kv in point.attributes}
+            if not point.flags & 1:
+                found[said["server.address"]] = said.get("kernob.name.source", "")
+        return found
+
+    assert told() == {"a.example": "sni", "b.example": "", "192.0.2.3": "ip"}
+    again = dataclasses.replace(
+        named, target=MapNode("dns/b.example", NodeKind.NAME, "b.example", PeerClass.EXTERNAL)
+    )
+    baseline.see(again, NOW - 2 * DAY_S * S, NOW, NameSource.HOSTS)
+    baseline.export(NOW)
+    assert told() == {"a.example": "sni", "b.example": "hosts", "192.0.2.3": "ip"}

@@ -174,26 +174,32 @@ def test_lines_fill_the_screen(group: Group, width: int, name: str, rate: float,
 
 
 def test_columns_at_80() -> None:
-    """80 cells hold share, name, PID, destination, failures, both rates and both totals."""
-    assert [column.key for column in layout(80, Group.FLOW)] == [
-        "share",
-        "who",
-        "pid",
-        "destination",
-        "faults",
-        "tx_rate",
-        "rx_rate",
-        "tx_bytes",
-        "rx_bytes",
+    """80 cells hold share, name, PID, destination, score, failures and both rates; 84 the totals, too."""
+    keys = [
+        *("share", "who", "pid", "destination", "score", "faults", "tx_rate", "rx_rate"),
+        *("tx_bytes", "rx_bytes"),
     ]
-    assert [column.key for column in layout(70, Group.FLOW)][-3:] == ["faults", "tx_rate", "rx_rate"]
+    for width, expected in ((84, keys), (80, keys[:8]), (72, keys[:8])):
+        assert [column.key for column in layout(width, Group.FLOW)] == expected
+    assert [column.key for column in layout(66, Group.FLOW)][-3:] == ["score", "tx_rate", "rx_rate"]
     assert [column.key for column in layout(60, Group.FLOW)][-3:] == ["destination", "tx_rate", "rx_rate"]
+
+
+@pytest.mark.parametrize(
+    ("score", "text"), [(None, "      "), (0.412, "  0.41"), (0.997, "  0.99"), (1.0, "  1.00")]
+)
+def test_a_score_is_two_digits(score: float | None, text: str) -> None:
+    """Nothing where there is none; only what is perfect is 1."""
+    (column,) = (column for column in layout(80, Group.FLOW) if column.key == "score")
+    assert cell(a_row(score=score), column, wide=False) == text
+    assert ("score" in describe(a_row(score=score))) == (score is not None)
 
 
 def test_an_address_of_any_length_fits_at_80() -> None:
     """The longest IPv4 address with a port is not cut."""
     (column,) = (column for column in layout(80, Group.FLOW) if column.key == "destination")
-    assert cell(a_row(address="192.168.100.200", port=5432), column, wide=False) == "→192.168.100.200:5432"
+    text = cell(a_row(address="192.168.100.200", port=5432), column, wide=False)
+    assert text.rstrip() == "→192.168.100.200:5432"
 
 
 @pytest.mark.parametrize(
@@ -234,9 +240,10 @@ def test_row_at_80() -> None:
         share=0.861,
         alive=False,
         tcp_window=TcpFacts(failed=12),
+        score=0.41,
     )
-    line = " ".join(cell(row, column, wide=False) for column in layout(80, Group.FLOW))
-    assert line == "   86% backup/rsync     812† →192.0.2.1:443          ✗12 81.2M 12.1k  412G 61.0M"
+    line = " ".join(cell(row, column, wide=False) for column in layout(86, Group.FLOW))
+    assert line == "   86% backup/rsync     812† →192.0.2.1:443         0.41   ✗12 81.2M 12.1k  412G 61.0M"
 
 
 def test_share_bar() -> None:
@@ -261,12 +268,13 @@ def test_share_bar() -> None:
         (Sort.TOTAL, False, ["▼TX", "▼RX"]),
         (Sort.PROCESS, False, ["SERVICE/PROC▲"[-1]]),
         (Sort.PID, True, ["▼PID"]),
+        (Sort.SCORE, False, ["▲SCORE"]),
     ],
 )
 def test_titles_show_the_order(sort: Sort, *, reverse: bool, marked: list[str]) -> None:
     """The title of the column that orders the rows carries ▼ (falling) or ▲ (rising)."""
     view = select(snapshot(flow(1, rate=30.0), flow(2, "wget", rate=10.0)), Query(sort=sort, reverse=reverse))
-    titles = [title(column, view).strip() for column in layout(80, Group.FLOW)]
+    titles = [title(column, view).strip() for column in layout(84, Group.FLOW)]
     arrows = [text for text in titles if "▼" in text or "▲" in text]
     assert len(arrows) == len(marked)
     assert all(want in text for want, text in zip(marked, arrows, strict=True))

@@ -80,7 +80,7 @@ def test_once(
     shown = printed.splitlines()
     assert all(line.isprintable() and cell_len(line) <= 80 for line in shown)
     assert shown[0].startswith(" kernob  web-01 ")
-    assert shown[5].split() == ["88%", "rsync", "11", "→192.0.2.1:443", "900", "0", "5", "100"]
+    assert shown[5].split() == ["88%", "rsync", "11", "→192.0.2.1:443", "900", "0"]
     assert shown[-1].split() == ["flows", "1-8", "of", "8", "by", "share"]
 
 

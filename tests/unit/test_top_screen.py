@@ -100,13 +100,12 @@ def test_first_screen() -> None:
             "SERVICE/PROC",
             "PID",
             "DESTINATION",
+            "SCORE",
             "FAIL",
             "TX/s",
             "RX/s",
-            "TX",
-            "RX",
         ]
-        assert shown[4].split() == ["90%", "rsync", "11", "→192.0.2.1:443", "900", "0", "5", "100"]
+        assert shown[4].split() == ["90%", "rsync", "11", "→192.0.2.1:443", "900", "0"]
         assert shown[7].strip() == ""
         assert shown[21].split() == ["flows", "1-3", "of", "3", "by", "share"]
         assert "rsync[11]  service rsync.service  tcp client →192.0.2.1:443 (external)" in shown[22]
@@ -115,7 +114,7 @@ def test_first_screen() -> None:
     drive(script)
 
 
-@pytest.mark.parametrize("size", [(80, 24), (120, 40), (60, 12), (30, 6), (10, 3)])
+@pytest.mark.parametrize("size", [(80, 24), (130, 40), (60, 12), (30, 6), (10, 3)])
 def test_hostile_names(size: tuple[int, int]) -> None:
     """Whatever processes call themselves, every line keeps its width and shows only visible text."""
 
@@ -151,6 +150,8 @@ def test_sort_keys() -> None:
         await session.press("7")
         await session.until(lambda: pids(session.app) == [13, 12, 11])
         await session.press("S", "S", "S", "S", "S", "S", "S")
+        await session.until_shown("by score")
+        await session.press("S")
         await session.until_shown("by failures")
         await session.press("S")
         await session.until_shown("by destination")
@@ -163,10 +164,10 @@ def test_sort_keys() -> None:
 
 
 def test_every_digit_has_its_order() -> None:
-    """The digits 1 to 9, 0 and f choose the orders in the order the help lists them."""
+    """The digits 1 to 9, 0, f and w choose the orders in the order the help lists them."""
 
     async def script(session: Session) -> None:
-        for digit, sort in zip("1234567890f", Sort, strict=True):
+        for digit, sort in zip("1234567890fw", Sort, strict=True):
             await session.press(digit)
             assert session.app._request.sort is sort
 

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernob.answer import encode_answer, select
-from kernob.model import Role, TcpFacts
+from kernob.model import Dependency, Role, TcpFacts, Transport
 from kernob.view import (
     Group,
     Query,
@@ -124,3 +125,24 @@ def test_any_bytes_as_answer(line: bytes) -> None:
     """Any bytes are an answer or a ValueError."""
     with contextlib.suppress(ValueError):
         assert isinstance(decode_answer(line), View | Refusal)
+
+
+def test_scores_stand_by_the_flows_that_depend_and_order_them() -> None:
+    """By service, destination and port; of a group the lowest; who serves or talks UDP has none."""
+    full = snapshot(
+        flow(1, "curl", 10.0),
+        flow(2, "wget", 20.0, address="198.51.100.2"),
+        flow(3, "nginx", 30.0, role=Role.SERVER),
+        flow(1, "curl", 40.0, transport=Transport.UDP),
+    )
+    known = {(each.executable, each.address): each for each in full.flows}
+    first, second = known["curl", "192.0.2.1"], known["wget", "198.51.100.2"]
+    scores = {
+        Dependency(first.service, first.address, first.port): 0.41236,
+        Dependency(second.service, second.address, second.port): 0.9,
+    }
+    view = select(replace(full, scores=scores), Query(sort=Sort.SCORE))
+    assert [row.score for row in view.rows] == [0.4124, 0.9, None, None]
+    by_service = select(replace(full, scores=scores), Query(group=Group.SERVICE, sort=Sort.SCORE))
+    assert min(row.score for row in by_service.rows if row.score is not None) == 0.4124
+    assert [row.score for row in select(full, Query()).rows] == [None] * 4

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two who never hear anything, until this process is ended: a caller, and one who asked and waits.
+
+`dark.py NAMESPACE ADDRESS NOWHERE`: ADDRESS is the namespace's, NOWHERE one whose packets are dropped on the
+way. One child calls NOWHERE again and again, 10 s each time; this process asks a server that never answers
+and waits for it half a second at a time (SO_RCVTIMEO). Standard library only; needs root.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import struct
+import sys
+
+from mishaps import ASK, read_nothing, served
+
+CALL_S = 10.0
+
+
+def call(nowhere: str) -> None:
+    """Attempts of which nothing comes."""
+    while True:
+        with contextlib.suppress(TimeoutError):
+            socket.create_connection((nowhere, 80), CALL_S).close()
+
+
+def wait(namespace: str, address: str) -> None:
+    """One question, and waits in vain."""
+    client, _ = served(namespace, address, read_nothing)
+    client.settimeout(None)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, 500_000))
+    client.sendall(ASK)
+    while True:
+        with contextlib.suppress(BlockingIOError):
+            if not client.recv(1):
+                return
+
+
+def main(namespace: str, address: str, nowhere: str) -> int:
+    """Both, in a process group of their own, which is ended as a whole."""
+    os.setpgid(0, 0)
+    if os.fork() == 0:
+        call(nowhere)
+    signal.signal(signal.SIGTERM, lambda *_: os.killpg(0, signal.SIGKILL))
+    print("ready", flush=True)
+    wait(namespace, address)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
