@@ -56,7 +56,7 @@ def ensure() -> Path:
 def release() -> None:
     """Removes kprobe events nobody removed, unmounts what `ensure` mounted: all is as it was found.
 
-    An event that another session of this process is attached to stays, and with it the mount, until that ends.
+    An event that another session of this process is attached to stays, and so does the mount, until its end.
     """
     for name in list(_events_here):
         try:
