@@ -11,6 +11,7 @@
  */
 
 #define SYSCALLS_MAX  512
+#define EEXIST        17
 #define NAME_AFTER_NS 1000000000ULL
 
 #if defined(__TARGET_ARCH_arm64) || defined(KERNOB_ARCH_ARM64)
@@ -25,9 +26,22 @@
 BPF_ARRAY(wanted_calls, u32, SYSCALLS_MAX);
 
 /*
- * threads: thread -> the watched call it is in. Inserted at a thread's first watched call, changed in place
- * by each, deleted at the thread's end and at exec; read by user space, for what is blocked. When full,
- * LOSS_THREADS_FULL counts the calls that were not measured.
+ * thread_slots: thread id modulo their number -> the watched call that the slot's thread is in. An array,
+ * because that is found in 3 ns where a hash takes 35, twice a call. Taken at a thread's first watched call,
+ * changed in place by each, given back at the thread's end and at exec; read by user space, for what is
+ * blocked. Only the thread in `tid` writes to it (0: free), so no other one's numbers ever get in.
+ */
+BPF_ARRAY(thread_slots, struct thread_val, THREAD_SLOTS);
+
+/*
+ * slot_owners: slot -> its thread, so that of two threads that want one only one gets it. Inserted and
+ * deleted with it, read by nobody. When full, LOSS_THREADS_FULL counts the calls that were not measured.
+ */
+BPF_TABLE("hash", u32, u32, slot_owners, 1024);
+
+/*
+ * threads: the same as thread_slots for threads whose slot was another's at their first watched call, by
+ * thread id. When full, LOSS_THREADS_FULL, too.
  */
 BPF_TABLE("hash", u32, struct thread_val, threads, 1024);
 
@@ -59,17 +73,41 @@ static __always_inline int is_compat(const int direct)
     return READ(u32, task, OFF_TASK_COMPAT) & COMPAT_TASK;
 }
 
+static __always_inline struct thread_val *slot_of(u32 tid)
+{
+    u32 slot = tid % THREAD_SLOTS;
+
+    return thread_slots.lookup(&slot);
+}
+
+/* What is known of a thread; 0 where it made no watched call yet. */
+static __always_inline struct thread_val *find_thread(u32 tid)
+{
+    struct thread_val *slot = slot_of(tid);
+
+    return slot && slot->tid == tid ? slot : threads.lookup(&tid);
+}
+
 /* A thread's first watched call: who it is, once, since reading that is most of the cost. */
 static __always_inline struct thread_val *begin_thread(u32 tid, u64 now)
 {
     struct proc_key process;
-    struct thread_val fresh = {};
+    struct thread_val fresh = {.tid = tid};
+    struct thread_val *slot = slot_of(tid);
+    u32 number = tid % THREAD_SLOTS;
 
     identify(bpf_get_current_task(), &process, 0);
     fresh.key.tgid = process.tgid;
     fresh.key.start = process.start;
     fresh.key.exec = process.exec;
     fresh.name_ns = now + NAME_AFTER_NS;
+    long refused = slot_owners.insert(&number, &tid);
+    if (!refused && slot) {
+        *slot = fresh;
+        return slot;
+    }
+    if (refused != -EEXIST)
+        return 0;
     threads.update(&tid, &fresh);
     return threads.lookup(&tid);
 }
@@ -78,7 +116,7 @@ static __always_inline int on_enter(u32 number)
 {
     u32 tid = bpf_get_current_pid_tgid();
     u64 now = bpf_ktime_get_ns();
-    struct thread_val *thread = threads.lookup(&tid);
+    struct thread_val *thread = find_thread(tid);
 
     if (!thread)
         thread = begin_thread(tid, now);
@@ -118,6 +156,9 @@ static __always_inline struct syscall_val *begin_histogram(void *map, const stru
     if (value) {
         u64 task = bpf_get_current_task();
         u64 leader = READ(u64, task, OFF_TASK_GROUP_LEADER);
+        u32 tgid = key->tgid;
+        struct life *life = lives.lookup(&tgid);
+        value->image = life ? life->image : 0;
         bpf_probe_read_kernel_str(value->comm, sizeof(value->comm), (void *)(leader + OFF_TASK_COMM));
     }
     return value;
@@ -126,7 +167,7 @@ static __always_inline struct syscall_val *begin_histogram(void *map, const stru
 static __always_inline int on_exit_call(void)
 {
     u32 tid = bpf_get_current_pid_tgid();
-    struct thread_val *thread = threads.lookup(&tid);
+    struct thread_val *thread = find_thread(tid);
 
     if (!thread || !thread->entered_ns)
         return 0;
@@ -189,7 +230,16 @@ PROGRAM(raw_tp__any_exit, on_any_exit(ctx[0], 0))
 
 static __always_inline int forget_thread(u32 tid)
 {
-    threads.delete(&tid);
+    u32 number = tid % THREAD_SLOTS;
+    struct thread_val *slot = slot_of(tid);
+
+    if (slot && slot->tid == tid) {
+        slot->entered_ns = 0;
+        slot->tid = 0;
+        slot_owners.delete(&number); /* last: from here on it is another's */
+    } else {
+        threads.delete(&tid);
+    }
     return 0;
 }
 

@@ -95,7 +95,8 @@ struct sock_val {
     u32 http_end;       /* see http.h, for these three */
     u8 http;
     u8 http_seen;
-    u16 pad;
+    u8 returned; /* 1: a connect() has said that it failed, what the next one says is news */
+    u8 pad;
 };
 
 /* Listening sockets of one port, and who listens: the last process that began to. */
@@ -216,15 +217,17 @@ struct syscall_key {
 };
 struct syscall_val {
     struct duration_val durations;
-    char comm[16]; /* the process's name, for one that is gone when this is read */
+    u64 image;     /* its program: key of images, 0: unknown. Both for one that is gone when this is read */
+    char comm[16]; /* the process's name */
 };
 
 /* A thread that made a watched call: which one it made last, and whether it is in it still. */
+#define THREAD_SLOTS 32768
 struct thread_val {
     u64 entered_ns; /* CLOCK_MONOTONIC; 0 between calls */
     u64 name_ns;    /* when its process is to be remembered: a second from its first call */
     struct syscall_key key;
-    u32 pad;
+    u32 tid; /* 0: none, the slot is free */
 };
 
 /* What happened to one connection, when. */
@@ -337,16 +340,15 @@ struct crash_key {
 #define CRASH_CODES 4
 struct crash_val {
     u64 image;
-    u64 restarts;  /* failed lives that began after another one had failed */
-    u64 failures;  /* ends with a code or by a signal that means failure */
-    u64 successes; /* other ends */
-    u64 last_ns;   /* of failures */
-    u64 life_ns;   /* sum over failures */
-    u64 siblings;  /* children of the same parent that have ended since it is known, by last_ns, this one too
-                    */
-    u64 siblings_before;    /* by the first failure, this one not */
-    u32 tgid;               /* the last one */
-    u32 forked;             /* 1: it never called exec */
+    u64 restarts;        /* failed lives that began after another one had failed */
+    u64 failures;        /* ends with a code or by a signal that means failure */
+    u64 successes;       /* other ends */
+    u64 last_ns;         /* of failures */
+    u64 life_ns;         /* sum over failures */
+    u64 siblings;        /* children of the parent that ended since it is known, by last_ns, this one too */
+    u64 siblings_before; /* by the first failure, this one not */
+    u32 tgid;            /* the last one */
+    u32 forked;          /* 1: it never called exec */
     u32 codes[CRASH_CODES]; /* as in turn_key, the first few that were seen */
     u32 counts[CRASH_CODES];
 };
@@ -388,7 +390,7 @@ _Static_assert(sizeof(struct fate_key) == 56, "fate_key");
 _Static_assert(sizeof(struct duration_key) == 56, "duration_key");
 _Static_assert(sizeof(struct duration_val) == 464, "duration_val");
 _Static_assert(sizeof(struct syscall_key) == 12, "syscall_key");
-_Static_assert(sizeof(struct syscall_val) == 480, "syscall_val");
+_Static_assert(sizeof(struct syscall_val) == 488, "syscall_val");
 _Static_assert(sizeof(struct thread_val) == 32, "thread_val");
 _Static_assert(sizeof(struct tcp_event) == 128, "tcp_event");
 _Static_assert(sizeof(struct name_key) == 24, "name_key");

@@ -18,7 +18,7 @@ from types import FrameType
 
 from compose.project import StackError
 
-from . import business, stack
+from . import audit, business, stack
 from .owned import BrokenError, Owned, remove_remains
 from .runner import Runner
 from .screen import Screen
@@ -122,6 +122,10 @@ def run(options: argparse.Namespace, chosen: Sequence[Story], screen: Screen) ->
             pause_s = 0 if options.fast or not screen.is_terminal else 5
             outcomes = runner.tell(chosen, pause_s, beside=options.fast)
             good = all(judge(each, not options.no_fault).good for each in outcomes)
+            if not options.no_fault and not options.only:
+                metrics = audit.ask(running.victoria)
+                screen.line(screen.paint(metrics.line, "green" if metrics.good else "red"))
+                good = good and metrics.good
             took_s = time.monotonic() - began_s
             screen.line(f"   ({began_stories_s - began_s:.0f} s of them to bring it all up)")
             if options.keep:

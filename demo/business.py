@@ -119,7 +119,7 @@ class Business:
             f"{self.redis_address}:6379", f"127.0.0.1:{self.ports['postgres']}",
             f"127.0.0.1:{self.ports['rabbit']}", f"{PAYMENTS_NAME}:{PAYMENTS_PORT}",
         )  # fmt: skip
-        self.program("shop.py", self.ports["shop"], *places)
+        self.program("shop.py", f"127.0.0.1:{self.ports['shop']}", *places)
         self._start_fulfilment()
         self._start_nginx()
         self.wait_for_word("shop", "shop is open")
@@ -199,8 +199,10 @@ class Business:
 
     def _start_fulfilment(self) -> None:
         options = ("--network=host", "-v", f"{SERVICES}:/services:ro")
-        ports = (str(self.ports["rabbit"]), str(self.ports["postgres"]))
-        self.owned.container(FULFILMENT, IMAGE, options, ["python3", "-u", "/services/fulfilment.py", *ports])
+        places = (f"127.0.0.1:{self.ports[name]}" for name in ("rabbit", "postgres"))
+        self.owned.container(
+            FULFILMENT, IMAGE, options, ["python3", "-u", "/services/fulfilment.py", *places]
+        )
 
     def _start_nginx(self) -> None:
         home = self.place / "nginx"

@@ -21,12 +21,13 @@ from compose.project import Stack, StackError, run
 from compose.victoria import QueryError, Sample
 
 from .business import Business
-from .owned import Running
+from .owned import BrokenError, Running
 from .screen import Screen
 from .story import MissingError
 
 T = TypeVar("T")
 _POLL_S = 1.0
+_LOG_FILE = "/var/lib/kernob-collector/logs.jsonl"
 PATIENCE = 3
 _STARTING_S = 30
 """A command may take so long to start on a busy machine, and counts its `--since` from then."""
@@ -100,15 +101,30 @@ class Scene:
         much, but not where nothing is injected: there it is only waited for what must not come.
         """
         limit_s *= PATIENCE if self.faulty else 1
+        found = self._wait(what, probe, limit_s)
+        if not found:
+            raise MissingError(f"{what}, within {limit_s:.0f} s")
+        return found
+
+    def needs(self, what: str, probe: Callable[[], T | None], limit_s: float) -> T:
+        """The same for what has to be so before there is any fault; BrokenError if it never is.
+
+        So that a story without its fault does not fail for want of something else, as if it had to.
+        """
+        limit_s *= PATIENCE
+        found = self._wait(what, probe, limit_s)
+        if not found:
+            raise BrokenError(f"{what}: not within {limit_s:.0f} s, and nothing was injected yet")
+        return found
+
+    def _wait(self, what: str, probe: Callable[[], T | None], limit_s: float) -> T | None:
         deadline_s = time.monotonic() + limit_s
         self.screen.doing(f"{self.name}: waits for {what}")
-        while True:
-            found = self._try(probe)
-            if found:
-                return found
+        while not (found := self._try(probe)):
             if time.monotonic() > deadline_s:
-                raise MissingError(f"{what}, within {limit_s:.0f} s")
+                return None
             self.pause(_POLL_S)
+        return found
 
     @staticmethod
     def _try(probe: Callable[[], T | None]) -> T | None:
@@ -197,27 +213,33 @@ class Scene:
         found = [json.loads(line) for line in self.kernob(*words).splitlines()]
         return [event for event in found if event["time_unix_ns"] >= self.began_s * 1e9]
 
-    def delivered(self, kind: str, pid: int) -> list[dict[str, Any]]:
-        """The same events of a process as they came out of the Collector, as OTLP or out of VictoriaLogs."""
-        if self.stack.services().count("victorialogs"):
-            return self._from_victorialogs(kind, pid)
-        identity = self.stack.containers()["collector"]["Id"]
-        path = "/var/lib/kernob-collector/logs.jsonl"
-        lines = run("docker", "exec", identity, "/busybox", "cat", path).splitlines()
-        return [
-            record
-            for line in lines
-            if kind in line
-            for record in records(json.loads(line))
-            if record["event.name"] == kind and str(record.get("process.pid")) == str(pid)
-        ]
+    def document(self, *words: str) -> dict[str, Any]:
+        """What a `kernob` command prints as one JSON document."""
+        found: dict[str, Any] = json.loads(self.kernob(*words, "--json"))
+        return found
 
-    def _from_victorialogs(self, kind: str, pid: int) -> list[dict[str, Any]]:
-        query = urllib.parse.urlencode({"query": f'event.name:="{kind}" process.pid:="{pid}"'})
-        with urllib.request.urlopen(
-            f"{self.stack.url('VICTORIALOGS')}/select/logsql/query?{query}", timeout=10
-        ) as answer:
-            return [json.loads(line) for line in answer.read().splitlines()]
+    def delivered(self, event: dict[str, Any]) -> None:
+        """Claim that an event came out of the Collector as well, word for word."""
+        self.expect(
+            f"{event['kind']} as an OTLP log record", lambda: event["body"] in self._bodies(event["kind"]), 30
+        )
+        self.must(True, f"{event['kind']} came out of the Collector as an OTLP log record")
+
+    def _bodies(self, kind: str) -> list[str]:
+        """What events of a kind say in VictoriaLogs, or in the Collector's file where there is none."""
+        if "victorialogs" in self.stack.services():
+            query = urllib.parse.urlencode({"query": f'event.name:="{kind}"'})
+            address = f"{self.stack.url('VICTORIALOGS')}/select/logsql/query?{query}"
+            with urllib.request.urlopen(address, timeout=10) as answer:
+                return [json.loads(line)["_msg"] for line in answer.read().splitlines()]
+        identity = self.stack.containers()["collector"]["Id"]
+        lines = run("docker", "exec", identity, "/busybox", "grep", "-hF", kind, _LOG_FILE).splitlines()
+        return [
+            record["body"]
+            for line in lines
+            for record in records(json.loads(line))
+            if record["event.name"] == kind
+        ]
 
 
 def records(document: dict[str, Any]) -> list[dict[str, Any]]:

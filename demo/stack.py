@@ -35,6 +35,7 @@ AGENT = {
     "KERNOB_SCORE_OBJECTIVES": f"{PAYMENTS_NAME}=10",
     "KERNOB_LEARNING_PERIOD": str(LEARNING_S),
     "KERNOB_CRASH_LOOP_WINDOW": "20",
+    "KERNOB_SYSCALLS": "read,write,epoll_wait,futex,fdatasync",
 }
 _COLLECTOR = {
     "receivers": {
@@ -108,4 +109,4 @@ def build(packages: bool) -> None:
         run("env", f"STACK_IMAGES={names}", "sh", "docker/stack-images.sh", limit_s=2400)
     else:
         file = "docker/demo/Dockerfile"
-        run("docker", "build", "-q", "-f", file, "-t", IMAGE, ".", limit_s=900)
+        run("docker", "build", "-q", "-f", file, "--target", "programs", "-t", IMAGE, ".", limit_s=900)

@@ -7,6 +7,7 @@
 #   kernob/collector:packages        the OpenTelemetry Collector, compiled from Go modules
 #   kernob/victoriametrics:packages  VictoriaMetrics, vmalert and vmalert-tool from Debian sid
 #   kernob/demo:packages             what the demo runs in containers; only where STACK_IMAGES names it
+#   kernob/demo-servers:packages     the servers of compose/demo.yaml; likewise
 #
 # Run again it does nothing for what is built and unchanged. STACK_IMAGES="base agent" builds only those.
 # Needs root, mmdebstrap, go (1.25 or newer), docker with buildx. Nothing of this machine (mirror, proxy,
@@ -60,7 +61,7 @@ inputs() { # image: everything that decides what is in it
         ;;
     collector) image_id base && cat docker/collector/*.go docker/collector/go.* docker/collector/Dockerfile ;;
     victoriametrics) image_id base && cat docker/victoriametrics/* && recipe_text build_victoriametrics ;;
-    demo) image_id base && cat docker/demo/Dockerfile docker/agent/apt.sh ;;
+    demo | demo-servers) image_id base && cat docker/demo/Dockerfile docker/agent/apt.sh ;;
     esac
 }
 
@@ -75,7 +76,7 @@ build() { # image
         return 0
     fi
     started=$(date +%s)
-    "build_$1"
+    "build_$(echo "$1" | tr - _)"
     say "kernob/$1:$tag built in $(($(date +%s) - started)) s, $(docker image inspect --format '{{.Size}}' "kernob/$1:$tag" | awk '{ printf "%d MB", $1 / 1e6 }')"
 }
 
@@ -83,7 +84,7 @@ buildx() { # image, context, arguments...
     image=$1 context=$2
     shift 2
     quietly "$image" docker buildx build --progress=plain --load --build-arg "BASE=kernob/base:$tag" \
-        --file "docker/$image/Dockerfile" --label "kernob.recipe=$recipe" --tag "kernob/$image:$tag" "$@" "$context"
+        --file "docker/${image%-servers}/Dockerfile" --label "kernob.recipe=$recipe" --tag "kernob/$image:$tag" "$@" "$context"
 }
 
 build_base() {
@@ -105,10 +106,20 @@ build_base() {
 
 build_demo() {
     say "kernob/demo:$tag: Redis and Python from Debian"
+    build_demo_target demo programs
+}
+
+build_demo_servers() {
+    say "kernob/demo-servers:$tag: nginx, PostgreSQL, Redis, RabbitMQ and Python from Debian"
+    build_demo_target demo-servers servers
+}
+
+build_demo_target() { # image, target
     echo "$mirror" >"$work/mirror"
-    set -- --secret "id=apt,src=$work/apt.conf" --secret "id=mirror,src=$work/mirror"
+    name=$1
+    set -- --target "$2" --secret "id=apt,src=$work/apt.conf" --secret "id=mirror,src=$work/mirror"
     [ ! -s "$ca" ] || set -- "$@" --secret "id=ca,src=$ca"
-    buildx demo . "$@"
+    buildx "$name" . "$@"
 }
 
 build_agent() {
@@ -183,7 +194,7 @@ mirror=${DEBIAN_MIRROR:-$(find_mirror)}
 write_apt_settings >"$work/apt.conf"
 for image in ${STACK_IMAGES:-base agent collector victoriametrics}; do
     case $image in
-    base | agent | collector | victoriametrics | demo) build "$image" ;;
-    *) fail "STACK_IMAGES: '$image' is none of base, agent, collector, victoriametrics, demo" ;;
+    base | agent | collector | victoriametrics | demo | demo-servers) build "$image" ;;
+    *) fail "STACK_IMAGES: '$image' is none of base, agent, collector, victoriametrics, demo, demo-servers" ;;
     esac
 done

@@ -75,6 +75,7 @@ def kernel_options(settings: Settings) -> KernelOptions:
             "durations": settings.max_durations,
             "syscalls": settings.max_syscall_histograms,
             "threads": settings.max_threads,
+            "slot_owners": settings.max_threads,
             "events": settings.event_ring_bytes,
             "lives": settings.max_lives,
             "settled": settings.max_lives,
@@ -173,10 +174,9 @@ class Pipeline:
             self._traffic.known.classify_by(self._network.class_of)
         known, store = self._traffic.known, self.store
         self.scores = Scores(settings, store, known, self._tcp, kept, self._network)
-        self._syscalls = Syscalls(settings, self.store, self._traffic.known.processes)
-        lives = Lifecycle(settings, self.store, self._proc, self._named, on_events)
-        first = (self._names, wire, self._tcp, self.scores, self._syscalls)
-        self._features: tuple[Feature, ...] = (*first, lives)
+        lives = Lifecycle(settings, store, self._proc, self._named, on_events)
+        calls = Syscalls(settings, store, known.processes, lives.program)
+        self._features: tuple[Feature, ...] = (self._names, wire, self._tcp, self.scores, calls, lives)
         if settings.map:
             self._features += (self._map(kept),)
         self._stamps = Stamps(2 * _AFTER_TICK_NS)
@@ -197,7 +197,8 @@ class Pipeline:
             info = self._resolve(start.key) if start else None
             return info.service if info else ""
 
-        places = PlaceWatch(Listening(settings.proc_root), ProcSockets(settings.proc_root), service_of_pid)
+        listening = Listening(settings.proc_root, own_only=settings.map_own_namespace)
+        places = PlaceWatch(listening, ProcSockets(settings.proc_root), service_of_pid)
         score_of = self.scores.score if settings.scores else None
         made = Map(settings, self.store, known, self._tcp.connections, places, kept, score_of)
         made.name_clients(self._network.names)

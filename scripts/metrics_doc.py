@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from kernob.export.telemetry import OWN_METRICS
-from kernob.model import MetricSpec
+from kernob.model import MetricKind, MetricSpec
 from kernob.probes import lifecycle, syscalls, tcp, traffic
 from kernob.state import baseline, map_series, score_series
 from kernob.state.blocked import BLOCKED
@@ -65,20 +65,30 @@ def table(title: str, specs: Iterable[MetricSpec]) -> str:
     return "\n".join(lines) + "\n"
 
 
+SECTIONS: dict[str, tuple[MetricSpec, ...]] = {
+    "Traffic": traffic.SPECS,
+    "TCP": (*tcp.SPECS, REPAIRS, EVENT_LAST_TIME),
+    "Scores": score_series.SPECS,
+    "Processes": lifecycle.SPECS,
+    "Service map": (*map_series.SPECS, *baseline.SPECS),
+    "System calls": (*syscalls.SPECS, BLOCKED),
+    "Kernob itself": OWN_METRICS,
+}
+
+
+def prometheus_name(spec: MetricSpec) -> str:
+    """What VictoriaMetrics' -opentelemetry.usePrometheusNaming makes of it (/api/v1/series shows it)."""
+    unit = {"By": "_bytes", "s": "_seconds"}.get(spec.unit, "")
+    if spec.unit == "1" and spec.kind is MetricKind.GAUGE:
+        unit = "_ratio"
+    return spec.name.replace(".", "_") + unit + ("_total" if spec.kind is MetricKind.COUNTER else "")
+
+
 def document() -> str:
     """The whole page."""
-    parts = (
-        HEAD,
-        table("Traffic", traffic.SPECS),
-        table("TCP", (*tcp.SPECS, REPAIRS, EVENT_LAST_TIME)),
-        table("Scores", score_series.SPECS),
-        HISTOGRAMS,
-        table("Processes", lifecycle.SPECS),
-        table("Service map", (*map_series.SPECS, *baseline.SPECS)),
-        table("System calls", (*syscalls.SPECS, BLOCKED)),
-        table("Kernob itself", OWN_METRICS),
-    )
-    return "\n".join(parts)
+    tables = {title: table(title, specs) for title, specs in SECTIONS.items()}
+    tables["Scores"] += "\n" + HISTOGRAMS
+    return "\n".join((HEAD, *tables.values()))
 
 
 if __name__ == "__main__":

@@ -1,18 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The fulfilment, in a container: `fulfilment.py RABBIT_PORT POSTGRES_PORT`; marks orders paid."""
+"""The fulfilment, in a container: `fulfilment.py RABBIT POSTGRES`, each HOST:PORT; marks orders paid."""
 
 from __future__ import annotations
 
 import sys
 import time
 
-from wire import Postgres, Rabbit, log
+from wire import Postgres, Rabbit, log, place
 
 
-def main(rabbit_port: str, postgres_port: str) -> None:
+def main(rabbit_place: str, postgres_place: str) -> None:
     """See the module."""
-    rabbit = Rabbit("127.0.0.1", int(rabbit_port))
-    postgres = Postgres("127.0.0.1", int(postgres_port))
+    rabbit, postgres = Rabbit(*place(rabbit_place)), Postgres(*place(postgres_place))
     rabbit.declare("orders")
     log("fulfilment waits")
     while True:

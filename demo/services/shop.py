@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The shop, a worker behind nginx: `shop.py PORT REDIS POSTGRES RABBIT PAYMENTS`, each HOST:PORT.
+"""The shop, a worker behind nginx: `shop.py ITSELF REDIS POSTGRES RABBIT PAYMENTS`, each HOST:PORT.
 
 GET /product: a page out of Redis. POST /order: a row in PostgreSQL, a message for the fulfilment in RabbitMQ,
 and the payment service, by name, with a document of 60 kB on a connection of its own and a limit of three
@@ -14,7 +14,7 @@ import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from wire import Postgres, Rabbit, Redis, log
+from wire import Postgres, Rabbit, Redis, log, place
 
 PAGE = bytes(100_000)
 DOCUMENT = bytes(60_000)
@@ -74,12 +74,6 @@ class Shop:
                 raise ConnectionError("short answer")
 
 
-def place(text: str) -> tuple[str, int]:
-    """HOST:PORT."""
-    host, _, port = text.rpartition(":")
-    return host, int(port)
-
-
 def handler(shop: Shop) -> type[BaseHTTPRequestHandler]:
     """What answers the requests."""
 
@@ -105,9 +99,9 @@ def handler(shop: Shop) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
-def main(port: str, *places: str) -> None:
+def main(itself: str, *places: str) -> None:
     """See the module."""
-    server = ThreadingHTTPServer(("127.0.0.1", int(port)), handler(Shop(*places)))
+    server = ThreadingHTTPServer(place(itself), handler(Shop(*places)))
     log("shop is open")
     server.serve_forever()
 

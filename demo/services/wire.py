@@ -17,6 +17,12 @@ FRAME_END = b"\xce"
 EMPTY_TABLE = struct.pack(">I", 0)
 
 
+def place(text: str) -> tuple[str, int]:
+    """HOST:PORT."""
+    host, _, port = text.rpartition(":")
+    return host, int(port)
+
+
 def log(text: str) -> None:
     """One line with the time (UTC) to the millisecond."""
     now = datetime.now(timezone.utc).strftime("%H:%M:%S.%f")[:-3]

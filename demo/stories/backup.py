@@ -18,6 +18,12 @@ ALERT = "KernobInterfaceOwned"
 SINCE_LIMIT_S = 30.0
 
 
+def sent_per_s(scene: Scene, pid: int, rate: float) -> float | None:
+    """What `kernob top` says that a process sends now, once that is near what it was told to."""
+    rows = scene.document("top", "--once", "--by", "process", "--filter", SERVICE)["rows"]
+    return next((row["tx_rate"] for row in rows if row["pid"] == pid and row["tx_rate"] >= rate / 2), None)
+
+
 def run(scene: Scene) -> None:
     """See the module."""
     rate = BYTES_PER_S if scene.faulty else LIMITED_BYTES_PER_S
@@ -40,6 +46,8 @@ def run(scene: Scene) -> None:
         abs(since_s - scene.began_s) <= SINCE_LIMIT_S,
         f"owner since {clock(since_s)}, {abs(since_s - scene.began_s):.0f} s from its start",
     )
+    moved = scene.expect("it in `kernob top`", lambda: sent_per_s(scene, backup.pid, rate), 30)
+    scene.must(moved >= rate / 2, f"`kernob top`: PID {pid} sends {amount(moved)}/s")
     backup.end()
     scene.expect("the alert's end", lambda: not scene.firing(ALERT, **who), 120)
     scene.must(True, "the backup ended, the alert resolved")

@@ -38,7 +38,7 @@ def run(scene: Scene) -> None:
     business = scene.business
     manner = "forgets" if scene.faulty else "beats"
     reporter = scene.program(
-        SERVICE, business.ports["rabbit"], HEARTBEAT_S, manner, word="working on report 2"
+        SERVICE, f"127.0.0.1:{business.ports['rabbit']}", HEARTBEAT_S, manner, word="working on report 2"
     )
     port = int(reporter.lines()[-1].split("from port ")[1].split(";")[0])
     scene.fault(f"{SERVICE} (PID {reporter.pid}) holds a connection to RabbitMQ and forgets to beat")
@@ -58,16 +58,11 @@ def run(scene: Scene) -> None:
         abs(apart_s) <= CLOSE_ENOUGH_S,
         f"RabbitMQ's log has {clock(said_s)} for it: {apart_s * 1e3:+.1f} ms apart, allowed are 50",
     )
-    scene.must(event["idle"], f"marked idle, after {event['gap_s']:.1f} s of silence")
+    scene.must(event["idle"], "marked idle: no exchange was open")
     chosen = f'kernob_service="{SERVICE}",network_io_direction="receive",kernob_reset_idle="true"'
     resets = scene.expect("the RST as a metric", lambda: scene.grown("kernob_tcp_resets_total", chosen), 30)
     scene.must(resets == 1, "kernob.tcp.resets grew by exactly 1 in VictoriaMetrics")
-    records = scene.expect(
-        "the RST as an OTLP log record", lambda: scene.delivered("kernob.tcp.reset", reporter.pid), 30
-    )
-    scene.must(
-        records[0]["body"] == event["body"], "the same event came out of the Collector as an OTLP log record"
-    )
+    scene.delivered(event)
     scene.see("kernob-tcp", service=SERVICE)
 
 

@@ -134,6 +134,7 @@ def counted(name: str, title: str, fault: Fault, count: Count) -> Story:
             tell_log(scene, before)
             events = scene.expect(f"an event {count.kind}", lambda: scene.events(count.kind, SERVICE), 20)
             scene.says(f"{clock(events[-1]['time_unix_ns'] / 1e9)} {events[-1]['body']}")
+            scene.delivered(events[-1])
             scene.must(True, f"{grown:.0f} {count.words} in VictoriaMetrics, charged to {SERVICE}")
             by_name(scene, count.kind)
             scores.falls(scene, count.dimension, 0.7)
@@ -153,7 +154,7 @@ P95 = (
 def run_slow(scene: Scene) -> None:
     """50 ms more before each answer."""
     scores.well(scene, "latency")
-    before_s = scene.expect("answer times", lambda: scene.value(P95), 60)
+    before_s = scene.needs("answer times", lambda: scene.value(P95), 60)
     orders = pending(scene)
     with Fault("takes 50 ms more to answer", serves("slow")).during(scene):
         slow_s = scene.expect(

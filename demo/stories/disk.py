@@ -35,7 +35,7 @@ def slow_disk(scene: Scene) -> tuple[Path, str]:
     words = [sys.executable, str(SERVICES / "slow_disk.py"), str(under)]
     server = owned.start("slow-disk", [*words, str(DISK_BYTES), str(DISK_BYTES_PER_S)])
     owned.later(attempt, "umount", str(under))
-    scene.expect("the slow disk", lambda: server.lines() and (under / "disk").exists(), 20)
+    scene.needs("the slow disk", lambda: server.lines() and (under / "disk").exists(), 20)
     device = sh("losetup", "--find", "--show", str(under / "disk")).strip()
     owned.later(attempt, "losetup", "--detach", device)
     sh("mkfs.ext4", "-q", "-E", "lazy_itable_init=0,lazy_journal_init=0", device, limit_s=120)
@@ -55,7 +55,7 @@ def run(scene: Scene) -> None:
          "--appendfsync", "always", "--save", ""],
     )  # fmt: skip
     ledger = scene.program("ledger.py", port, word="kept")
-    before_s = scene.expect("the ledger's answer times", lambda: scene.value(P95), 60)
+    before_s = scene.needs("the ledger's answer times", lambda: scene.value(P95), 60)
     size, pause_s = (12_000_000, 0) if scene.faulty else (32_000, 1)
     archive = scene.program("archive.py", volume / "archive", size, pause_s, word="archiving")
     scene.fault(f"archive.py (PID {archive.pid}) writes to {device} as fast as it goes")
@@ -70,6 +70,8 @@ def run(scene: Scene) -> None:
     alert = scene.expect(f"its name in {ALERT}", naming, 60)
     scene.log(f"ledger.py: {ledger.lines()[-1]}   (all it says)")
     scene.says(f"{ALERT}: {alert.summary}")
+    if not named.search(alert.summary):
+        scene.says(next(iter(re.findall(r"Who uses disks.*? in \d+ \w+\)\.", alert.description)), ""))
     as_what = "the noisy neighbour" if named.search(alert.summary) else "one of the four that move most"
     scene.must(named.search(alert.summary + alert.description), f"it names PID {archive.pid} as {as_what}")
     slow_s = scene.expect(
@@ -79,6 +81,12 @@ def run(scene: Scene) -> None:
         slow_s > before_s + 0.02,
         f"beside it: ledger.py waits {slow_s * 1e3:.0f} ms (p95) for its Redis (PID {redis.pid}), "
         f"{before_s * 1e3:.1f} ms before",
+    )
+    words = ("syscalls", "--pid", str(redis.pid), "--call", "fdatasync")
+    row = scene.expect("it in `kernob syscalls`", lambda: scene.document(*words)["rows"], 30)[0]
+    scene.must(
+        row["max_s"] > 0.02,
+        f"`kernob syscalls --pid {redis.pid}`: fdatasync took up to {row['max_s'] * 1e3:.0f} ms",
     )
     archive.end()
     scene.expect("the alert's end", lambda: not scene.firing(ALERT, device=device), 120)

@@ -48,6 +48,13 @@ def run(scene: Scene) -> None:
         waited_s > LEAST * LONG_S,
         f"PID {pricing.pid} spent {waited_s:.1f} s of the last {WINDOW_S} s in futex",
     )
+    words = ("syscalls", "--pid", str(pricing.pid), "--call", "futex")
+    row = scene.expect("it in `kernob syscalls`", lambda: scene.document(*words)["rows"], 30)[0]
+    scene.must(
+        row["max_s"] >= HOLD_S - 0.02,
+        f"`kernob syscalls --pid {pricing.pid}`: {row['count']} calls of futex, "
+        f"p50 {row['p50_s'] * 1e3:.0f} ms, the longest {row['max_s'] * 1e3:.0f} ms",
+    )
     scene.see("kernob-host")
 
 

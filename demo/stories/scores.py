@@ -47,7 +47,7 @@ def well(scene: Scene, dimension: str, least: float = 0.9) -> None:
     def good() -> bool:
         return scores(scene).get(dimension, 0.0) >= least
 
-    scene.expect(f"{dimension} of {least} or more", good, 90)
+    scene.needs(f"{dimension} of {least} or more", good, 90)
 
 
 def falls(scene: Scene, dimension: str, below: float) -> None:
@@ -65,6 +65,15 @@ def falls(scene: Scene, dimension: str, below: float) -> None:
         f"score of {PAYMENTS_NAME}: {dimension} {now[dimension]:.2f}, composite {now['composite']:.2f}, "
         f"which would be {without(now, dimension):.2f} without it",
     )
+    told = scene.expect("the same in `kernob score`", lambda: explained(scene, dimension, below), 30)
+    scene.must(True, f"`kernob score {PAYMENTS_NAME}`: {dimension} {told:.2f}")
+
+
+def explained(scene: Scene, dimension: str, below: float) -> float | None:
+    """The dimension's score as `kernob score` has it, once that is below."""
+    places = scene.document("score", f"{PAYMENTS_NAME}:{PAYMENTS_PORT}")["dependencies"]
+    found = [place["score"].get(dimension, 1.0) for place in places if place["service"] == SERVICE]
+    return found[0] if found and found[0] < below else None
 
 
 def recovers(scene: Scene, dimension: str, least: float = 0.9) -> None:

@@ -49,11 +49,18 @@ def run(scene: Scene) -> None:
     event = scene.expect("an event of a new destination", news, 30)[0]
     scene.log(f"{courier.lines()[-1]}   (all it says)")
     scene.says(f"{clock(event['time_unix_ns'] / 1e9)} {event['body']}")
+    scene.delivered(event)
     learned = [e for e in scene.events("new", SERVICE) if is_learning(e)]
     scene.must(len(news()) == 1, "one event, and none more for the connections after it")
     scene.must(
         [e["port"] for e in learned] == [STORAGE_PORT],
         f"{usual} was learned in the first {LEARNING_S} s and alerts nobody",
+    )
+    rows = scene.document("destinations", "list", SERVICE)["destinations"]
+    states = {(row["port"], row["state"]) for row in rows}
+    scene.must(
+        states == {(STORAGE_PORT, "learned"), (STRANGER_PORT, "new")},
+        f"`kernob destinations list {SERVICE}`: {STORAGE_PORT} is learned, {STRANGER_PORT} is new",
     )
     chosen = f'kernob_service="{SERVICE}",kernob_destination_state="new"'
     seen = scene.expect(

@@ -241,6 +241,11 @@ class Lifecycle(Feature):
             return None
         return Parent(pid, program_name(info.executable, info.comm, info.args))
 
+    def program(self, number: int) -> Program | None:
+        """What a number of the kernel side stands for; None where that was not kept, or 0."""
+        found = self._programs.of(number)
+        return None if found is NOBODYS else found
+
     def _find(self, number: int) -> Program | None:
         found = lifecycle.image(self._session, number) if self._session else None
         return _program(self._name(*found)) if found else None

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,9 +19,10 @@ from kernob.probes import syscalls
 from kernob.probes.traffic import Loss
 from kernob.state.blocked import BlockedState
 from kernob.state.buckets import UPPER_S
+from kernob.state.lifecycle import Program
 from kernob.state.processes import ProcessTable
 from kernob.state.series import SeriesStore
-from kernob.state.syscalls import CallHistogram, SyscallState
+from kernob.state.syscalls import CallHistogram, SyscallState, nobody
 from kernob.state.text import sanitize
 from kernob.syscall_table import names
 
@@ -36,7 +37,14 @@ _LONGEST_S = 1e6
 class Syscalls(Feature):
     """Durations of system calls by process, and which threads are in one for long."""
 
-    def __init__(self, settings: Settings, store: SeriesStore, processes: ProcessTable) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        store: SeriesStore,
+        processes: ProcessTable,
+        program_of: Callable[[int], Program | None] = nobody,
+    ) -> None:
+        """`program_of` knows programs by their number, also where the process is gone."""
         self._names = settings.syscalls
         self._state = SyscallState(
             store,
@@ -44,6 +52,7 @@ class Syscalls(Feature):
             (settings.max_histogram_series, settings.max_process_series),
             processes,
             names(),
+            program_of,
         )
         self._blocked = Blocked(
             settings.blocked_after_s,

@@ -53,6 +53,9 @@ FEW = 16
 """Up to so many calls each has tracepoints of its own; beyond, those of all calls are cheaper
 (benchmarks/README.md)."""
 
+THREAD_MAPS = ("thread_slots", "threads")
+"""Both have struct thread_val: nearly all threads in the first one, where they are found faster."""
+
 # What the tracepoints of some calls are called, where that is not the call's own name.
 _EVENTS = {
     "stat": "newstat",
@@ -102,8 +105,8 @@ PROBE = Probe(
     blind_spots=(
         "system calls that began before the agent; those of 32-bit programs (compat); what io_uring does",
         "a wait that a stop signal interrupts ends there: its rest is restart_syscall, which is not watched",
-        "a process that lived for less than a second, or did nothing after that, and ended before it was "
-        "looked at: its system calls stand under its name, its service stays unknown",
+        "with KERNOB_LIFECYCLE off, a process that lived for less than a second, or did nothing after that, "
+        "and ended before it was looked at: its calls stand under its name, its service stays unknown",
     ),
 )
 
@@ -144,7 +147,7 @@ def blocked(session: Session, since_ns: int) -> tuple[NDArray[Any], NDArray[Any]
 
     The third is how many threads the map has. Raises MapError.
     """
-    threads, values = session.map("threads").read()
+    values = np.concatenate([session.map(name).read()[1] for name in THREAD_MAPS])
     entered = values["entered_ns"]
-    found = np.flatnonzero((entered != 0) & (entered <= np.uint64(max(0, since_ns))))
-    return threads[found], values[found], len(threads)
+    found = values[(entered != 0) & (entered <= np.uint64(max(0, since_ns))) & (values["tid"] != 0)]
+    return found["tid"], found, int(np.count_nonzero(values["tid"]))

@@ -8,7 +8,7 @@ the tick thread. Cost follows change: a process that made no call since the last
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -20,12 +20,14 @@ from kernob.state.buckets import BUCKETS
 from kernob.state.capped import Capped, CappedHistograms, CappedSums
 from kernob.state.destinations import NOBODY, OTHER, identity
 from kernob.state.histograms import HistogramBlock
+from kernob.state.lifecycle import Program
 from kernob.state.processes import UNKNOWN_NAME, Process, ProcessTable
 from kernob.state.series import SeriesStore
 from kernob.state.text import sanitize
 
 _IDLE_S: Final = 900.0
 _SWEEP_S: Final = 30.0
+_GONE_MOST: Final = 1_000
 _RAW_BYTES: Final = 10  # of struct syscall_key: the process
 
 
@@ -50,6 +52,11 @@ class CallHistogram:
         return self.process is not None and self.process.alive
 
 
+def nobody(_number: int) -> Program | None:
+    """Knows no program."""
+    return None
+
+
 @dataclass(slots=True)
 class _Series:
     """A series of durations, and when it last grew; `~other` ones have no attributes here."""
@@ -69,8 +76,10 @@ class SyscallState:
         caps: tuple[int, int],
         processes: ProcessTable,
         names: Mapping[int, str],
+        program_of: Callable[[int], Program | None] = nobody,
     ) -> None:
-        """`caps`: series of durations, series by process."""
+        """`caps`: series of durations, series by process. `program_of`: see `features.lifecycle`."""
+        self._program_of = program_of
         self._durations: CappedHistograms = Capped[HistogramBlock](store.histogram(specs[0]), caps[0])
         self._times = CappedSums(store.block(specs[1]), caps[1])
         self._processes = processes
@@ -110,7 +119,7 @@ class SyscallState:
         buckets = values["durations"]["buckets"].astype(np.int64)
         for row, key in enumerate(keys):
             number, raw = int(key["number"]), key.tobytes()[:_RAW_BYTES]
-            call = self._call(raw, number, values["comm"][row])
+            call = self._call(raw, number, values[row])
             call.sum_ns += int(sums_ns[row])
             call.buckets += buckets[row]
             slots.append(self._duration_slot(call, since_unix_ns, now_s))
@@ -123,7 +132,7 @@ class SyscallState:
             self._swept_s = now_s
             self._sweep(now_s)
 
-    def _call(self, raw: bytes, number: int, comm: NDArray[Any]) -> CallHistogram:
+    def _call(self, raw: bytes, number: int, value: np.void) -> CallHistogram:
         call = self._calls.get((raw, number))
         if call is not None and (call.process is None or self._processes.by_raw(raw) is call.process):
             return call
@@ -133,8 +142,18 @@ class SyscallState:
             call = CallHistogram(process.key.pid, process.executable, process.service, number, process)
             self._calls[raw, number] = call
             return call
-        name = sanitize(comm.tobytes().partition(b"\0")[0]) or UNKNOWN_NAME
-        return self._calls.setdefault((name, number), CallHistogram(0, name, UNKNOWN_NAME, number))
+        name, service = self._gone(value)
+        found = self._calls.get((f"{service}\0{name}", number))
+        if found is None:
+            found = self._calls[f"{service}\0{name}", number] = CallHistogram(0, name, service, number)
+        return found
+
+    def _gone(self, value: np.void) -> tuple[str, str]:
+        """Executable and service of a process that ended before anybody looked: those of its program."""
+        program = self._program_of(int(value["image"]))
+        if program is not None:
+            return program.executable, program.service
+        return sanitize(value["comm"].tobytes().partition(b"\0")[0]) or UNKNOWN_NAME, UNKNOWN_NAME
 
     def _duration_slot(self, call: CallHistogram, since_unix_ns: int, now_s: float) -> int:
         service = (("kernob.service", call.service), ("kernob.syscall", self.name(call.number)))
@@ -149,7 +168,7 @@ class SyscallState:
         return found.slot
 
     def _time_slot(self, raw: bytes, call: CallHistogram, since_unix_ns: int) -> int:
-        name = raw if call.process else call.executable
+        name = raw if call.process else f"{call.service}\0{call.executable}"
         slot = self._time_slots.get((name, call.number))
         if slot is not None:
             return slot
@@ -183,6 +202,11 @@ class SyscallState:
         """Forgets processes that `known` has forgotten, and series that nobody has added to for long."""
         for key, call in list(self._calls.items()):
             if call.process and self._processes.by_raw(bytes(key[0])) is not call.process:  # type: ignore[arg-type]
+                del self._calls[key]
+                self._time_slots.pop(key, None)
+        gone = [key for key, call in self._calls.items() if call.process is None]
+        if len(gone) > _GONE_MOST:
+            for key in gone:
                 del self._calls[key]
                 self._time_slots.pop(key, None)
         for found in [each for each in self._series.values() if now_s - each.grew_s > _IDLE_S]:

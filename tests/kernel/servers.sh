@@ -1,12 +1,12 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 # Installs the servers and client libraries that tests/kernel/test_tcp_servers.py runs, and what other kernel tests
-# need: a packet filter, supervisors, musl. Says what it installs, does nothing when all is there, and has none of
+# need: a packet filter, supervisors, strace, musl. Says what it installs, does nothing when all is there, and has none of
 # them started or enabled: the tests start their own.
 set -eu
 
 packages='nginx-light haproxy redis-server redis-tools rabbitmq-server postgresql postgresql-client curl openssl
-iproute2 nftables supervisor runit musl-tools
+iproute2 nftables supervisor runit strace musl-tools
 python3-redis python3-psycopg2 python3-pika python3-aiohttp'
 missing=
 for package in $packages; do

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -132,6 +134,94 @@ def test_runit(agent: Agent, worker: Path, tmp_path: Path) -> None:
     with running(program, service):
         event = began(agent, worker.name)
     assert "started again by runsv" in event["body"]
+
+
+CRASHING = """
+#include <stdlib.h>
+#include <time.h>
+int main(int count, char **arguments)
+{
+    struct timespec life = {0, 5000000};
+    nanosleep(&life, 0);
+    return atoi(arguments[count - 1]);
+}
+"""
+
+
+def docker(*words: str, stdin: bytes | None = None) -> str:
+    """What the engine answers."""
+    done = subprocess.run(["docker", *words], input=stdin, capture_output=True, timeout=120, check=True)
+    return done.stdout.decode().strip()
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Iterator[str]:
+    """An image with nothing but a program that lives 5 ms and ends with its argument."""
+    if (
+        shutil.which("docker") is None
+        or subprocess.run(["docker", "info"], check=False, capture_output=True).returncode
+    ):
+        pytest.skip("missing feature: a Docker engine")
+    source = tmp_path / "crashing.c"
+    source.write_text(CRASHING)
+    built = subprocess.run(
+        ["gcc", "-static", "-Os", "-o", str(tmp_path / "crashing"), str(source)],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    if built.returncode:
+        pytest.skip(f"missing feature: a static C library: {built.stderr.strip()[-200:]}")
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        archive.add(tmp_path / "crashing", "crashing")
+    name = docker("import", "-", stdin=packed.getvalue())
+    yield name
+    docker("rmi", "--force", name)
+
+
+@contextlib.contextmanager
+def container(image: str, policy: str, code: int) -> Iterator[str]:
+    """A container's name while it is there."""
+    name = f"kernob-{policy.replace(':', '-')}-{code}-{os.getpid()}"
+    docker(
+        "run",
+        "--detach",
+        "--network=none",
+        f"--restart={policy}",
+        f"--name={name}",
+        image,
+        "/crashing",
+        str(code),
+    )
+    try:
+        yield name
+    finally:
+        docker("rm", "--force", name)
+
+
+def test_restart_policies_of_docker(agent: Agent, image: str) -> None:
+    """Lives of 5 ms, started again after 0.1, 0.2, 0.4... s: loops under the containers' names.
+
+    `on-failure:5` gives up by itself; what ends well or is not started again is none.
+    """
+    with (
+        container(image, "always", 0) as well,
+        container(image, "no", 3) as once,
+        container(image, "always", 139) as crashing,
+        container(image, "on-failure:5", 3) as failing,
+    ):
+        for name, code in ((crashing, 139), (failing, 3)):
+            event = began(agent, name)
+            assert dict(event["details"])["kernob.crash_loop.restarts"] >= 3
+            assert f"exit code {code}" in event["body"]
+        wait_until(lambda: len(loop_events(agent, failing)) == 2, "the end of the one that gave up", 60)
+        end = loop_events(agent, failing)[1]
+        assert dict(end["details"])["kernob.crash_loop.restarts"] == 5
+        assert "exit code 3 (6 times)" in end["body"]
+        restarts = int(docker("inspect", "--format={{.RestartCount}}", well))
+        assert restarts >= 3
+        assert loop_events(agent, well) == loop_events(agent, once) == []
 
 
 def test_what_is_none(agent: Agent, worker: Path, tmp_path: Path) -> None:

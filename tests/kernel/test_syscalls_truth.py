@@ -34,6 +34,8 @@ WAYS = {"tracepoint": "", "tp_btf": "tracepoint", "raw_tp": "tracepoint,tp_btf"}
 HELD_S = 0.18
 EPOLL = expand("epoll_wait")
 FUTEX_WAIT, FUTEX_WAKE = 0, 1
+CLONE3 = 435
+SLOTS = 32_768  # THREAD_SLOTS of bpf/types.h
 _PAGE = mmap.PAGESIZE
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -107,11 +109,20 @@ def measured(session: Session, *pids: int) -> dict[str, tuple[int, int]]:
     return found
 
 
+def come_first() -> None:
+    """Lets nothing run between a look at the clock and the call: on a busy machine that is more than 1 %."""
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+    except OSError:  # real-time groups of control groups v1
+        os.setpriority(os.PRIO_PROCESS, 0, -20)
+
+
 def played(session: Session, play: Callable[[Clock], None]) -> tuple[dict[str, Any], dict[str, Any]]:
     """A process that makes calls: its own figures, and what the kernel side measured of it."""
     ledger = Ledger()
 
     def child() -> None:
+        come_first()
         clock = Clock()
         play(clock)
         ledger.keep(clock.entries())
@@ -249,8 +260,74 @@ def test_threads_in_a_call_are_seen_and_forgotten_at_their_end(session: Session)
     assert begin <= int(mine[0]["entered_ns"]) <= time.monotonic_ns()
     actor.kill()
     actor.wait(-signal.SIGKILL)
-    keys, _values = session.map("threads").read()
-    assert actor.pid not in keys.tolist()
+    assert not known_threads(session, actor.pid)
+
+
+def known_threads(session: Session, tid: int) -> list[str]:
+    """The maps that have this thread."""
+    return [name for name in syscalls.THREAD_MAPS if tid in session.map(name).read()[1]["tid"].tolist()]
+
+
+@contextlib.contextmanager
+def many_pids() -> Iterator[None]:
+    """Process ids beyond the usual 32,768."""
+    setting = Path("/proc/sys/kernel/pid_max")
+    before = setting.read_text()
+    setting.write_text(str(max(int(before), 4 * SLOTS)))
+    try:
+        yield
+    finally:
+        setting.write_text(before)
+
+
+def fork_as(pid: int) -> int:
+    """fork(2) with a process id of one's choice; as that returns."""
+    wanted = (ctypes.c_int * 1)(pid)
+    # struct clone_args: only exit_signal, set_tid and set_tid_size are not 0
+    arguments = (ctypes.c_uint64 * 11)(0, 0, 0, 0, signal.SIGCHLD, 0, 0, 0, ctypes.addressof(wanted), 1, 0)
+    return int(libc.syscall(CLONE3, arguments, ctypes.sizeof(arguments)))
+
+
+def test_threads_that_want_one_slot_are_told_apart(session: Session) -> None:
+    """Processes whose ids differ by the number of slots, at once: each has its own calls, none is left."""
+    rounds = scaled(2_000, 200)
+    go_in, go_out = os.pipe()
+    with many_pids():
+        pids: list[int] = []
+        for i in range(3):
+            child = fork_as(pids[0] + i * SLOTS) if pids else os.fork()
+            if not child:
+                null = os.open("/dev/null", os.O_WRONLY)
+                for _ in range((i + 1) * rounds):
+                    os.write(null, b"x")
+                os.read(go_in, 1)
+                os._exit(0)
+            if child < 0:
+                pytest.skip("missing feature: clone3 with set_tid")
+            pids.append(child)
+        deadline = time.monotonic() + 60
+        while any("read" not in waits_of(session, pid) for pid in pids):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert [known_threads(session, pid) for pid in pids] == [["thread_slots"], ["threads"], ["threads"]]
+        os.write(go_out, b"xxx")
+        assert {os.waitpid(pid, 0)[1] for pid in pids} == {0}
+    rows = syscalls.read(session)
+    found = {}
+    for key, value in zip(rows.keys, rows.values, strict=True):
+        found[int(key["tgid"]), names()[int(key["number"])]] = value
+    for i, pid in enumerate(pids):
+        assert int(found[pid, "write"]["durations"]["count"]) == (i + 1) * rounds
+        assert int(found[pid, "read"]["durations"]["count"]) == 1
+        assert not known_threads(session, pid)
+    os.close(go_in)
+    os.close(go_out)
+
+
+def waits_of(session: Session, tid: int) -> list[str]:
+    """The calls that a thread is in now."""
+    _tids, found, _count = syscalls.blocked(session, time.monotonic_ns())
+    return [names()[int(each["key"]["number"])] for each in found if int(each["tid"]) == tid]
 
 
 def test_calls_of_32_bit_code_are_not_taken_for_others(session: Session) -> None:

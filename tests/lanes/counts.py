@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Adds up what pytest runs say at their end.
+"""Adds up what runs of pytest and of the demo say at their end.
 
 Enters: log files. Leaves: "PASSED FAILED SKIPPED" on standard output. Called by .ci/run.
 Errors count as failures and expected failures as skips, so that nothing goes uncounted.
@@ -13,6 +13,7 @@ from collections import Counter
 from pathlib import Path
 
 CLOSING = re.compile(r"^=* ?(?P<counts>(?:\d+ [a-z]+(?:, )?)+) in [\d.]+s(?: \([\d:]+\))? ?=*$")
+STORIES = re.compile(r"^(?P<good>\d+) of \d+ stories .*, (?P<failed>\d+) failed; \d+ min \d+ s$")
 KIND = {
     "passed": "passed",
     "failed": "failed",
@@ -29,6 +30,8 @@ def count(log: str) -> tuple[int, int, int]:
 
     >>> count("== 1 failed, 12 passed, 2 skipped in 61.20s (0:01:01) ==\n2 passed in 0.1s")
     (14, 1, 2)
+    >>> count("14 of 15 stories seen, 1 failed; 4 min 59 s")
+    (14, 1, 0)
     """
     total: Counter[str] = Counter()
     for line in log.splitlines():
@@ -36,6 +39,9 @@ def count(log: str) -> tuple[int, int, int]:
             for pair in closing["counts"].split(", "):
                 number, word = pair.split()
                 total[KIND.get(word, "")] += int(number)
+        elif stories := STORIES.match(line.strip()):
+            total["passed"] += int(stories["good"])
+            total["failed"] += int(stories["failed"])
     return total["passed"], total["failed"], total["skipped"]
 
 

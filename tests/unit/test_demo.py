@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from compose import rules
-from demo import business, scene, stack, story
+from demo import audit, business, scene, stack, story
 from demo.screen import Screen
 from demo.stories import STORIES, broker, scores, service_map, stranger
 from demo.story import Outcome, Story, choose, closing, judge
+from tests.lanes.counts import count
 
 ROOT = Path(__file__).parents[2]
 RULES = sorted((ROOT / "victoriametrics" / "rules").glob("*.yaml"))
@@ -27,7 +28,9 @@ def a_story(name: str = "one") -> Story:
 
 
 @pytest.mark.parametrize(
-    "module", [rules, business, scene, story, broker, scores, service_map, stranger], ids=lambda m: m.__name__
+    "module",
+    [rules, audit, business, scene, story, broker, scores, service_map, stranger],
+    ids=lambda m: m.__name__,
 )
 def test_doctests(module: object) -> None:
     """The examples in the docstrings hold."""
@@ -59,6 +62,13 @@ def test_the_closing_line_counts_what_is_not_as_it_must_be() -> None:
     outcomes = [Outcome(a_story(), 1.0, missing="a RST"), Outcome(a_story(), 1.0)]
     assert closing(outcomes, False, 5).startswith("1 of 2 stories failed their check without their fault")
     assert ", 1 failed;" in closing(outcomes, False, 5)
+
+
+@pytest.mark.parametrize("faulty", [True, False])
+def test_the_gate_counts_stories_as_it_counts_tests(faulty: bool) -> None:
+    """Both closing lines are read by what adds up the gate's figures."""
+    outcomes = [Outcome(a_story(), 1.0, missing="a RST"), Outcome(a_story(), 1.0), Outcome(a_story(), 1.0)]
+    assert count(closing(outcomes, faulty, 299)) == ((2, 1, 0) if faulty else (1, 2, 0))
 
 
 def test_stories_are_told_in_their_order_whatever_the_order_asked_for() -> None:

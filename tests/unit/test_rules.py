@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from kernob.export.telemetry import OWN_METRICS
-from kernob.model import MetricKind, MetricSpec
 from kernob.probes import lifecycle, syscalls, tcp, traffic
 from kernob.state import baseline, map_series, score_series
 from kernob.state.blocked import BLOCKED
+from scripts.metrics_doc import prometheus_name
 
 ROOT = Path(__file__).resolve().parents[2]
 PLACE = ROOT / "victoriametrics"
@@ -42,14 +42,6 @@ def outcomes() -> dict[str, set[bool]]:
         for name, nothing in re.findall(pattern, file.read_text()):
             found.setdefault(name, set()).add(not nothing)
     return found
-
-
-def prometheus_name(spec: MetricSpec) -> str:
-    """What VictoriaMetrics' -opentelemetry.usePrometheusNaming makes of it (/api/v1/series shows it)."""
-    unit = {"By": "_bytes", "s": "_seconds"}.get(spec.unit, "")
-    if spec.unit == "1" and spec.kind is MetricKind.GAUGE:
-        unit = "_ratio"
-    return spec.name.replace(".", "_") + unit + ("_total" if spec.kind is MetricKind.COUNTER else "")
 
 
 def test_there_are_rules() -> None:

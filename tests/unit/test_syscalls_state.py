@@ -14,6 +14,7 @@ from kernob.probes import syscalls
 from kernob.state.blocked import BLOCKED, IDLE, STUCK, WAITING, BlockedState, class_of
 from kernob.state.buckets import BUCKETS, bucket_of
 from kernob.state.known import Known
+from kernob.state.lifecycle import Program
 from kernob.state.series import SeriesStore
 from kernob.state.syscalls import SyscallState
 from kernob.syscall_table import names, numbers
@@ -22,7 +23,7 @@ from tests.unit.test_histograms import points_of as histograms_of
 
 KEY = np.dtype([("tgid", "<u4"), ("start", "<u4"), ("exec", "<u2"), ("number", "<u2")])
 DURATIONS = np.dtype([("sum_ns", "<u8"), ("count", "<u8"), ("buckets", "<u4", (BUCKETS,))])
-VALUE = np.dtype([("durations", DURATIONS), ("comm", "u1", (16,))])
+VALUE = np.dtype([("durations", DURATIONS), ("image", "<u8"), ("comm", "u1", (16,))])
 NOTHING = np.zeros(512, DURATIONS)
 AT_NS = 1_700_000_000_000_000_000
 READ, FUTEX = numbers()["read"], numbers()["futex"]
@@ -37,7 +38,9 @@ class World:
         self.store = SeriesStore()
         self.known = Known(self._resolve)
         specs = (syscalls.DURATION, syscalls.PROCESS_TIME)
-        self.state = SyscallState(self.store, specs, caps, self.known.processes, names())
+        self.programs: dict[int, Program] = {}
+        processes = self.known.processes
+        self.state = SyscallState(self.store, specs, caps, processes, names(), self.programs.get)
         self.now_s = 0.0
 
     def _resolve(self, key: ProcessKey) -> ProcessInfo | None:
@@ -47,13 +50,18 @@ class World:
         return ProcessInfo(key=key, executable=executable, comm=executable, service=service)
 
     def see(
-        self, *calls: tuple[int, int, tuple[int, ...]], comm: bytes = b"x", others: NDArray[Any] = NOTHING
+        self,
+        *calls: tuple[int, int, tuple[int, ...]],
+        comm: bytes = b"x",
+        others: NDArray[Any] = NOTHING,
+        image: int = 0,
     ) -> None:
         """A reading: (pid, number, durations in ns) of each process and call."""
         keys, values = np.zeros(len(calls), KEY), np.zeros(len(calls), VALUE)
         for row, (pid, number, durations) in enumerate(calls):
             keys[row] = (pid, 5, 0, number)
             values["durations"][row] = histogram(*durations)
+            values["image"][row] = image
             values["comm"][row][: len(comm)] = np.frombuffer(comm, "u1")
         self.state.update(keys, values, others, AT_NS, self.now_s)
 
@@ -119,6 +127,34 @@ def test_a_process_that_nobody_can_name_any_more_stands_under_its_own_name() -> 
         (0, "evil\ufffd[31m", 5_000),
         (0, "ls", 4_000),
     ]
+
+
+def test_a_process_that_is_gone_has_the_service_of_its_program() -> None:
+    """Short lives: who runs which program the kernel side still knows, by its number."""
+    world = World()
+    world.programs[7] = Program("bash", "backup.service", "backup.sh")
+    world.see((77, READ, (1_000,)), (78, READ, (3_000,)), comm=b"bash", image=7)
+    world.see((79, READ, (5_000,)), comm=b"bash", image=8)
+    assert world.durations() == {
+        ("bash", "backup.service", "read"): (2, 4e-6),
+        ("bash", "?", "read"): (1, 5e-6),
+    }
+    assert world.values(TIME) == pytest.approx(
+        {("~other", "backup.service", "read"): 4e-6, ("~other", "?", "read"): 5e-6}
+    )
+
+
+def test_programs_that_came_and_went_are_no_leak() -> None:
+    """Beyond a thousand of them, the next sweep forgets their totals on screen; their series stay exact."""
+    world = World((5_000, 5_000))
+    for number in range(1, 1_200):
+        world.programs[number] = Program(f"job{number}", "jobs", "job")
+        world.see((77, READ, (1_000,)), image=number)
+    world.now_s = 60
+    world.see((77, READ, (1_000,)), image=1)
+    assert len(list(world.state.calls())) < 10
+    world.see((77, READ, (1_000,)), image=1)
+    assert world.durations()["job1", "jobs", "read"] == (3, 3e-6)
 
 
 def test_calls_that_had_no_room_by_process_stand_under_other() -> None:
