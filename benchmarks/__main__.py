@@ -18,6 +18,7 @@ _MODULES = (
     "shapes",
     "agent_cost",
     "tick",
+    "scores",
     "export_bench",
 )
 

@@ -19,7 +19,8 @@ fi
 "$lint/bin/yamllint" --strict compose.yaml compose docker victoriametrics grafana/provisioning tests/stack/*.yaml .yamllint.yaml
 
 if docker compose version >/dev/null 2>&1; then
-    for overlay in '' compose/packages.yaml compose/least-privilege.yaml "compose/packages.yaml compose/least-privilege.yaml"; do
+    for overlay in '' compose/packages.yaml compose/least-privilege.yaml "compose/packages.yaml compose/least-privilege.yaml" \
+        compose/fleet/member.yaml compose/fleet/central.yaml; do
         set -- -f compose.yaml
         for file in $overlay; do
             [ -e "$file" ] && set -- "$@" -f "$file"

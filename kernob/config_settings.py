@@ -101,6 +101,7 @@ class Settings:
     long_poll: tuple[str, ...] = ()
     map: bool = True
     max_map_edges: int = 10_000
+    map_own_namespace: bool = False
     map_active_s: float = 900.0
     map_days: int = 90
     learning_period_s: float = 86_400.0
@@ -252,6 +253,12 @@ KERNOB_SETTINGS = (
         "the newest events that are kept in the state directory",
     ),
     Setting("KERNOB_MAP", "map", Flag(), "whether the service map and its new destinations are kept"),
+    Setting(
+        "KERNOB_MAP_OWN_NAMESPACE",
+        "map_own_namespace",
+        Flag(),
+        "whether the map is of the agent's own network namespace only: one that is a host of its own",
+    ),
     Setting(
         "KERNOB_MAX_MAP_EDGES",
         "max_map_edges",

@@ -197,7 +197,8 @@ class Pipeline:
             info = self._resolve(start.key) if start else None
             return info.service if info else ""
 
-        places = PlaceWatch(Listening(settings.proc_root), ProcSockets(settings.proc_root), service_of_pid)
+        listening = Listening(settings.proc_root, own_only=settings.map_own_namespace)
+        places = PlaceWatch(listening, ProcSockets(settings.proc_root), service_of_pid)
         score_of = self.scores.score if settings.scores else None
         made = Map(settings, self.store, known, self._tcp.connections, places, kept, score_of)
         made.name_clients(self._network.names)

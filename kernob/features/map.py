@@ -68,6 +68,7 @@ class Map(Feature):
         self._known = known
         self._connections = connections
         self._places = places
+        self._own_only = settings.map_own_namespace
         self._host = settings.host_name
         self._active_ns = int(settings.map_active_s * 1e9)
         self._kept_ns = settings.map_days * _DAY_NS
@@ -169,7 +170,8 @@ class Map(Feature):
     def _assign_server(self, flow: int, tick: Tick) -> bool:
         """Gives a flow its edge where it is of a server; True where it says who answers somewhere."""
         there, owner = self._known.destination(flow), self._known.owner(flow)
-        if there.transport is not Transport.TCP or there.role is Role.UNKNOWN:
+        elsewhere = self._own_only and there.netns != self._places.host_netns
+        if elsewhere or there.transport is not Transport.TCP or there.role is Role.UNKNOWN:
             self._edge_of[flow] = _IGNORED
             return False
         if there.role is not Role.SERVER:

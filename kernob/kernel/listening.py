@@ -51,21 +51,22 @@ class Namespaces:
 
 
 class Listening:
-    """Reader of one proc root; keeps nothing between calls."""
+    """Reader of one proc root; keeps nothing between calls. `own_only`: of this process's namespace alone."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, own_only: bool = False) -> None:
         self._root = os.fspath(root)
+        self._own_only = own_only
         self._sockets = ProcSockets(root)
 
     def read(self) -> Namespaces:
         """Look at all namespaces."""
         listening: list[ListeningSocket] = []
         addresses: dict[int, frozenset[str]] = {}
-        host = self._sockets.netns(1) or self._sockets.netns(os.getpid())
+        host = (not self._own_only and self._sockets.netns(1)) or self._sockets.netns(os.getpid())
         own: frozenset[str] = frozenset()
         for pid in self._sockets.pids():
             netns = self._sockets.netns(pid)
-            if not netns or netns in addresses:
+            if not netns or netns in addresses or (self._own_only and netns != host):
                 continue
             place = f"{self._root}/{pid}/net"
             found = list(_listeners(f"{place}/tcp", netns))

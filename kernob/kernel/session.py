@@ -112,6 +112,8 @@ class Session:
         macros = {**macros, "JIFFY_NS": round(time.clock_getres(_CLOCK_MONOTONIC_COARSE) * 1e9)}
         if not ringbuf.missing():  # BCC creates the maps while it compiles, and fails with them
             macros = {**macros, "HAVE_RINGBUF": 1}
+        if btf and btf.enum_value("bpf_func_id", "BPF_FUNC_get_current_task_btf") is not None:
+            macros = {**macros, "HAVE_TYPED_TASK": 1}
         refusal = self._why_not_http(btf)
         if not refusal and not self._attach({**macros, "HTTP_EVIDENCE": 1}, btf):
             self.close()

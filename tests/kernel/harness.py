@@ -148,9 +148,10 @@ class Agent:
 
 
 @contextlib.contextmanager
-def running_agent(directory: Path, **settings: object) -> Iterator[Agent]:
+def running_agent(directory: Path, *, prefix: Any = (), **settings: object) -> Iterator[Agent]:
     """A ready agent with private paths under `directory`; stopped at the end if the test did not.
 
+    `prefix` are words that go before its command (nsenter --net=...) and become it.
     `settings` are KERNOB_ variables in lower case without prefix (max_sockets=16). The cache of compiled
     programs is shared by all agents of a test session, so that only the first one compiles.
     """
@@ -170,7 +171,7 @@ def running_agent(directory: Path, **settings: object) -> Iterator[Agent]:
     earlier = complete_lines(otlp)
     with log.open("wb") as errors:
         process = subprocess.Popen(
-            [*PROGRAM, "run", "--otlp-file", str(otlp)],
+            [*prefix, *PROGRAM, "run", "--otlp-file", str(otlp)],
             cwd=ROOT,
             env=environment(**{**defaults, **settings}),
             stdin=subprocess.DEVNULL,

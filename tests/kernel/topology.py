@@ -43,8 +43,9 @@ NOWHERE = "203.0.113.9"
 _HOOKS = (("prerouting", -100), ("output", -100), ("postrouting", 100))
 
 
-def _run(*command: str) -> None:
-    subprocess.run(command, check=True, capture_output=True, text=True)
+def run(*command: str, text: str = "") -> None:
+    """Runs a command with this on its standard input. Raises CalledProcessError."""
+    subprocess.run(command, check=True, capture_output=True, text=True, input=text)
 
 
 def _groups() -> list[Path]:
@@ -167,31 +168,31 @@ class Topology:
 
 def _network(topology: Topology, stack: contextlib.ExitStack) -> None:
     for name in ("host", "web", "db", "router", "outside"):
-        _run("ip", "netns", "add", topology.ns(name))
-        stack.callback(_run, "ip", "netns", "delete", topology.ns(name))
-        _run("ip", "-n", topology.ns(name), "link", "set", "lo", "up")
+        run("ip", "netns", "add", topology.ns(name))
+        stack.callback(run, "ip", "netns", "delete", topology.ns(name))
+        run("ip", "-n", topology.ns(name), "link", "set", "lo", "up")
     host = topology.ns("host")
-    _run("ip", "-n", host, "link", "add", "br-test", "type", "bridge")
-    _run("ip", "-n", host, "addr", "add", f"{HOST}/24", "dev", "br-test")
-    _run("ip", "-n", host, "link", "set", "br-test", "up")
+    run("ip", "-n", host, "link", "add", "br-test", "type", "bridge")
+    run("ip", "-n", host, "addr", "add", f"{HOST}/24", "dev", "br-test")
+    run("ip", "-n", host, "link", "set", "br-test", "up")
     for name, address in (("web", WEB), ("db", DB)):
         inner = topology.ns(name)
-        _run("ip", "-n", host, "link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", inner)
-        _run("ip", "-n", host, "link", "set", name, "master", "br-test", "up")
-        _run("ip", "-n", inner, "addr", "add", f"{address}/24", "dev", "eth0")
-        _run("ip", "-n", inner, "link", "set", "eth0", "up")
-        _run("ip", "-n", inner, "route", "add", "default", "via", HOST)
+        run("ip", "-n", host, "link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", inner)
+        run("ip", "-n", host, "link", "set", name, "master", "br-test", "up")
+        run("ip", "-n", inner, "addr", "add", f"{address}/24", "dev", "eth0")
+        run("ip", "-n", inner, "link", "set", "eth0", "up")
+        run("ip", "-n", inner, "route", "add", "default", "via", HOST)
     pairs = (("host", "203.0.113.1", "router", "203.0.113.2"), ("router", "198.51.100.1", "outside", OUTSIDE))
     for left, one, right, two in pairs:
         near, far = topology.ns(left), topology.ns(right)
-        _run("ip", "-n", near, "link", "add", right, "type", "veth", "peer", "name", left, "netns", far)
+        run("ip", "-n", near, "link", "add", right, "type", "veth", "peer", "name", left, "netns", far)
         for netns, device, address in ((near, right, one), (far, left, two)):
-            _run("ip", "-n", netns, "addr", "add", f"{address}/24", "dev", device)
-            _run("ip", "-n", netns, "link", "set", device, "up")
-    _run("ip", "-n", topology.ns("outside"), "route", "add", "default", "via", "198.51.100.1")
-    _run("ip", "-n", host, "route", "add", PAY, "via", "203.0.113.2")
+            run("ip", "-n", netns, "addr", "add", f"{address}/24", "dev", device)
+            run("ip", "-n", netns, "link", "set", device, "up")
+    run("ip", "-n", topology.ns("outside"), "route", "add", "default", "via", "198.51.100.1")
+    run("ip", "-n", host, "route", "add", PAY, "via", "203.0.113.2")
     for name in ("host", "router"):
-        _run("ip", "netns", "exec", topology.ns(name), "sysctl", "-q", "-w", "net.ipv4.ip_forward=1")
+        run("ip", "netns", "exec", topology.ns(name), "sysctl", "-q", "-w", "net.ipv4.ip_forward=1")
     _translate(topology)
 
 
@@ -304,7 +305,7 @@ def built(directory: Path) -> Iterator[Topology]:
     program("ip")
     topology = Topology(directory)
     with contextlib.ExitStack() as stack:
-        stack.callback(_remove_groups, topology)
+        stack.callback(no_groups, topology)
         try:
             _network(topology, stack)
         except subprocess.CalledProcessError as error:
@@ -332,7 +333,8 @@ def _resolv_conf(netns: str) -> Iterator[None]:
                 directory.parent.rmdir()
 
 
-def _remove_groups(topology: Topology) -> None:
+def no_groups(topology: Topology) -> None:
+    """Removes the control groups."""
     for root in _groups():
         parent = root / topology.mark
         for group in (*parent.glob("*/"), parent):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 from pathlib import Path
 
@@ -73,6 +74,16 @@ def test_every_namespace_is_read_once(tmp_path: Path) -> None:
     assert "172.17.255.255" not in found.addresses[7]
     assert found.own == {"10.0.0.5", "2001:db8::5"}  # no loopback, no container bridge, no link-local
     assert found.host == 7
+
+
+def test_of_the_own_namespace_only(tmp_path: Path) -> None:
+    """Where it is a host of its own: no other is looked at, also not the first process's."""
+    make_process(tmp_path, 1, 7, row("00000000:0016", "0A", 12))
+    make_process(tmp_path, os.getpid(), 8, row("00000000:0050", "0A", 13))
+    found = Listening(tmp_path, own_only=True).read()
+    assert found.listening == (ListeningSocket(8, "0.0.0.0", 80, 13),)
+    assert set(found.addresses) == {8}
+    assert found.host == 8
 
 
 def test_what_is_broken_or_gone_is_left_out(tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ class Proc:
 
     def __init__(self) -> None:
         self.sockets: dict[int, tuple[ListeningSocket, int]] = {}
+        self.host = NETNS
 
     def listen(self, pid: int, address: str, port: int) -> None:
         inode = len(self.sockets) + 1000 * port + pid
@@ -52,7 +53,7 @@ class Proc:
 
     def read(self) -> Namespaces:
         sockets = tuple(socket for socket, _ in self.sockets.values())
-        return Namespaces(sockets, {NETNS: OURS}, frozenset({"10.0.0.5"}), NETNS)
+        return Namespaces(sockets, {NETNS: OURS}, frozenset({"10.0.0.5"}), self.host)
 
     def holders(self, inodes: Collection[int]) -> dict[int, int]:
         return {inode: self.sockets[inode][1] for inode in inodes}
@@ -294,3 +295,15 @@ def test_after_a_restart_the_series_of_known_edges_begin_in_steps(tmp_path: Path
         later.tick([], [], seconds=1)
         counts.append(len(later.store.block(EDGE)))
     assert counts == [400, 800, 1000]
+
+
+def test_other_namespaces_are_other_hosts_where_one_says_so(tmp_path: Path) -> None:
+    """KERNOB_MAP_OWN_NAMESPACE: neither clients nor servers of another namespace are on the map."""
+    for mine, expected in ((True, 2), (False, 0)):
+        world = World(tmp_path, map_own_namespace=True)
+        world.services[1] = "app"
+        world.proc.host = NETNS if mine else NETNS + 1
+        client = (flow_key(1, "192.0.2.1", 443), 1, 1)
+        server = (flow_key(1, "198.51.100.7", 80, role=2, local="10.0.0.5"), 1, 1)
+        world.tick([client, server], [])
+        assert len(world.edges()) == expected
