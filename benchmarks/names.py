@@ -148,7 +148,7 @@ def main() -> None:
         "CPU time of who resolves or waits, us",
         ("operation", "without", "with", "more", "more, of the least"),
         rows,
-        f"{_ROUNDS} rounds of {_CALLS} calls, {_QUESTIONS} questions and {_TIMEOUTS} timeouts with {_SOCKETS} "
+        f"{_ROUNDS} rounds of {_CALLS} calls, {_QUESTIONS} questions and {_TIMEOUTS} timeouts, {_SOCKETS} "
         f"sockets; questions a CPU second: {1e6 / median(without[asked]):,.0f} without, "
         f"{1e6 / median(with_all[asked]):,.0f} with; load {os.getloadavg()[0]:.0f}.",
     )
