@@ -9,7 +9,18 @@ from __future__ import annotations
 import subprocess
 import sys
 
-_MODULES = ("hotpath", "syscalls", "mapsize", "shapes", "agent_cost", "tick", "export_bench")
+_MODULES = (
+    "hotpath",
+    "syscalls",
+    "servers",
+    "lives",
+    "mapsize",
+    "shapes",
+    "agent_cost",
+    "tick",
+    "scores",
+    "export_bench",
+)
 
 
 def main() -> int:

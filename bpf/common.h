@@ -25,6 +25,18 @@
 #define SOCK_DONE     (1 << 1)    /* bit of enum sock_flags */
 #define TICK_NS       10000000ULL /* unit of /proc/PID/stat's start time */
 
+#if defined(__TARGET_ARCH_arm64) || defined(KERNOB_ARCH_ARM64)
+#define OFF_REGS_ARG1 272 /* pt_regs.orig_x0 */
+#define OFF_REGS_ARG2 8
+#define OFF_REGS_ARG3 16
+#define OFF_REGS_ARG4 24
+#else
+#define OFF_REGS_ARG1 112 /* pt_regs.di, si, dx, r10 */
+#define OFF_REGS_ARG2 104
+#define OFF_REGS_ARG3 96
+#define OFF_REGS_ARG4 56
+#endif
+
 /* Helpers 137, 158 and 175, absent from the oldest compiler frontends' own list. */
 static u64 (*skc_to_tcp_sock)(u64 sk) = (void *)137;
 static u64 (*current_task_btf)(void) = (void *)158;
@@ -54,10 +66,11 @@ BPF_ARRAY_OF_MAPS(flows, "flows_idle", 1);
 BPF_ARRAY(losses, u64, LOSS_MAX);
 
 /*
- * latest: the process each CPU remembered last; spares most lookups in procs. User space removes a
- * process from procs only after its end, so a match is never stale.
+ * latest: processes that each CPU remembered last, in slots by tgid; spares most lookups in procs. User space
+ * removes a process from procs only after its end, so a match is never stale.
  */
-BPF_PERCPU_ARRAY(latest, struct proc_key, 1);
+#define LATEST 8
+BPF_PERCPU_ARRAY(latest, struct proc_key, LATEST);
 
 /* scratch: one proc_val per CPU; it is too large for the stack. */
 BPF_PERCPU_ARRAY(scratch, struct proc_val, 1);
@@ -90,6 +103,21 @@ static __always_inline u32 read_copied_seq(u64 sk, const int direct)
 static __always_inline u64 current_task(const int direct)
 {
     return direct ? current_task_btf() : bpf_get_current_task();
+}
+
+/* Whether any program may ask for the current task with its type (Linux 5.11). */
+#ifdef HAVE_TYPED_TASK
+#define TYPED_TASK 1
+#else
+#define TYPED_TASK 0
+#endif
+
+/* An argument of the system call that the current task is in (Linux 5.15). */
+static __always_inline u64 read_argument(int offset)
+{
+    const int direct = 0;
+
+    return READ(u64, task_pt_regs(current_task_btf()), offset);
 }
 
 /* Names the program image `task` runs: see struct proc_key. */
@@ -180,9 +208,9 @@ static __always_inline void capture_program(u64 task, struct proc_val *value)
 static __always_inline void remember_process(struct proc_key *key, u32 netns)
 {
     const int direct = 0;
-    int zero = 0;
+    int zero = 0, slot = key->tgid % LATEST;
 
-    struct proc_key *last = latest.lookup(&zero);
+    struct proc_key *last = latest.lookup(&slot);
     if (last && last->tgid == key->tgid && last->start == key->start && last->exec == key->exec)
         return;
     if (last)

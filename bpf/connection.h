@@ -70,17 +70,20 @@ static __always_inline void charge_listener(u64 sk, struct flow_key *flow)
 }
 
 /* Openings and closes of sound connections are told only on request. */
+static __always_inline int are_connections_told(void)
+{
+    u32 option = OPTION_CONNECTION_EVENTS;
+    u32 *wanted = options.lookup(&option);
+
+    return wanted && *wanted;
+}
+
 static __always_inline void tell(u64 sk, const struct flow_key *flow, const struct sock_val *value,
                                  const struct fact *fact)
 {
 #ifdef HAVE_RINGBUF
-    if (fact->kind == FATE_CONNECTION && fact->reason == OUTCOME_OK) {
-        u32 option = OPTION_CONNECTION_EVENTS;
-        u32 *wanted = options.lookup(&option);
-
-        if (!wanted || !*wanted)
-            return;
-    }
+    if (fact->kind == FATE_CONNECTION && fact->reason == OUTCOME_OK && !are_connections_told())
+        return;
     struct tcp_event *event = events.ringbuf_reserve(sizeof(struct tcp_event));
 
     if (!event) {
@@ -160,19 +163,16 @@ static __always_inline int all_acknowledged(u64 sk)
     return READ(u32, sk, OFF_TCP_WRITE_SEQ) == READ(u32, sk, OFF_TCP_SND_UNA);
 }
 
-static __always_inline u32 read_total_retrans(u64 sk)
+static __always_inline u32 read_total_retrans(u64 tcp, const int direct)
 {
-    const int direct = 0;
-
-    return READ(u32, sk, OFF_TCP_TOTAL_RETRANS);
+    return READ(u32, tcp, OFF_TCP_TOTAL_RETRANS);
 }
 
 /* The smoothed round trip time, once a second at most but for the last one. */
-static __always_inline void sample_rtt(u64 sk, struct sock_val *value)
+static __always_inline void sample_rtt(u64 tcp, struct sock_val *value, const int direct)
 {
-    const int direct = 0;
     struct flow_key flow;
-    u32 srtt_us = READ(u32, sk, OFF_TCP_SRTT_US) >> 3;
+    u32 srtt_us = READ(u32, tcp, OFF_TCP_SRTT_US) >> 3;
 
     if (!srtt_us)
         return;
@@ -208,13 +208,11 @@ static __always_inline void tell_retransmits(u64 sk, struct sock_val *value)
 
 /* Brings `segments` up to date: once a second at most, and where retransmits are counted or the socket ends.
  */
-static __always_inline void count_segments(u64 sk, struct sock_val *value)
+static __always_inline void count_segments(u64 tcp, struct sock_val *value, const int direct)
 {
-    const int direct = 0;
-
     if (value->key.role != ROLE_CLIENT || value->flags & SOCK_MPTCP)
         return;
-    u32 total = READ(u32, sk, OFF_TCP_DATA_SEGS_OUT);
+    u32 total = READ(u32, tcp, OFF_TCP_DATA_SEGS_OUT);
     u32 grown = total - value->segments_seen;
 
     if ((s32)grown <= 0)
@@ -227,9 +225,9 @@ static __always_inline void count_segments(u64 sk, struct sock_val *value)
  * Segments are counted by the growth of total_retrans: the tracepoint comes once a buffer, which may hold
  * many segments, and not at all where sending failed.
  */
-static __always_inline void count_retransmits(u64 sk, struct sock_val *value)
+static __always_inline void count_retransmits(u64 tcp, struct sock_val *value, const int direct)
 {
-    u32 total = read_total_retrans(sk);
+    u32 total = read_total_retrans(tcp, direct);
     struct fate_key key = {.kind = FATE_RETRANSMIT, .reason = RESENT_OTHER};
     u32 grown = total - value->retrans_seen;
 
@@ -242,9 +240,9 @@ static __always_inline void count_retransmits(u64 sk, struct sock_val *value)
     value->retransmits += grown;
     charge(&key.flow, value);
     add_fate(&key, grown);
-    count_segments(sk, value);
+    count_segments(tcp, value, direct);
     if (value->window_count && now - value->window_first_ns >= SECOND_NS) {
-        tell_retransmits(sk, value);
+        tell_retransmits(tcp, value);
         value->window_told_ns = 0;
     }
     if (!value->window_count)
@@ -252,7 +250,7 @@ static __always_inline void count_retransmits(u64 sk, struct sock_val *value)
     value->window_last_ns = now;
     value->window_count += grown;
     if (now - value->window_told_ns >= SECOND_NS) {
-        tell_retransmits(sk, value);
+        tell_retransmits(tcp, value);
         value->window_told_ns = now;
     }
 }

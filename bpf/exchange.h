@@ -62,8 +62,8 @@ static __always_inline void note_ask(u64 sk, struct sock_val *value, u64 bytes)
     value->sent_ns = now;
     if (now - value->rtt_ns > SECOND_NS && !(value->flags & SOCK_MPTCP)) {
         value->rtt_ns = now;
-        sample_rtt(sk, value);
-        count_segments(sk, value);
+        sample_rtt(sk, value, direct);
+        count_segments(sk, value, direct);
     }
 }
 

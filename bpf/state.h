@@ -43,31 +43,41 @@ static __always_inline void move_bytes(const struct sock_val *value)
         add_to_flow(&key, value->tx, value->rx, value->answers, value->segments);
 }
 
+static __always_inline void tell_closed(u64 sk, const struct sock_val *value)
+{
+    struct fact closed = {.kind = FATE_CONNECTION, .side = 1, .count = 1, .time_ns = bpf_ktime_get_ns()};
+    struct flow_key flow;
+
+    charge(&flow, value);
+    tell(sk, &flow, value, &closed);
+}
+
 /* Whatever was not counted before is counted now. */
-static __always_inline int on_destroy(u64 sk)
+static __always_inline int on_destroy(u64 sk, const int direct)
 {
     u64 address = sk;
     struct sock_val *value = socks.lookup(&address);
-    struct fact closed = {.kind = FATE_CONNECTION, .side = 1, .count = 1};
-    struct flow_key flow;
+    u64 tcp = direct ? skc_to_tcp_sock(sk) : sk;
 
     if (!value)
         return 0;
-    count_segments(sk, value);
+    if (tcp)
+        count_segments(tcp, value, direct);
     move_bytes(value);
     if (value->flags & SOCK_ATTEMPT)
         count_outcome(sk, value, OUTCOME_OTHER, 0);
     else
         count_accepted(sk, value);
-    count_retransmits(sk, value);
+    if (tcp)
+        count_retransmits(tcp, value, direct);
     judge_silence(sk, value);
     if (value->window_count)
         tell_retransmits(sk, value);
-    closed.time_ns = bpf_ktime_get_ns();
-    if (closed.time_ns - value->rtt_ns > SECOND_NS || value->rtt_ns == value->opened_ns)
-        sample_rtt(sk, value);
-    charge(&flow, value);
-    tell(sk, &flow, value, &closed);
+    if (tcp && (!value->rtt_ns || value->rtt_ns == value->opened_ns ||
+                bpf_ktime_get_ns() - value->rtt_ns > SECOND_NS))
+        sample_rtt(tcp, value, direct);
+    if (are_connections_told())
+        tell_closed(sk, value);
     socks.delete(&address);
     return 0;
 }
@@ -143,6 +153,7 @@ static __always_inline void on_closed(u64 sk, struct sock_val *value, u8 before,
         return;
     }
     if (!error || error == ECONNABORTED) {
+        value->returned = 1; /* it may be connected anew */
         if (before == TCP_ESTABLISHED)
             judge_close(sk, value, ending);
         return;
@@ -174,7 +185,7 @@ static __always_inline void on_change(u64 sk, struct sock_val *value, u8 before,
     if (after != TCP_CLOSE_WAIT)
         judge_silence(sk, value);
     value->state = after;
-    if (after == TCP_CLOSE)
+    if (after == TCP_CLOSE || (after == TCP_FIN_WAIT1 && value->flags & SOCK_ATTEMPT))
         on_closed(sk, value, before, &ending);
     else if (after == TCP_ESTABLISHED && value->flags & SOCK_ATTEMPT)
         on_connected(sk, value, &ending.fact, direct);
@@ -193,24 +204,12 @@ BPF_ARRAY(blank_sock, struct sock_val, 1);
 
 /*
  * A connection begins: in the context of connect(), or as a listener's child, which waits for the first
- * process that uses it. Who used this memory before was connected anew, or its end was missed.
+ * process that uses it. `value` is blank.
  */
 static __always_inline void on_opened(u64 sk, struct sock_val *value, u8 role, const int direct)
 {
-    u64 address = sk;
-    int zero = 0;
-    struct sock_val *blank = blank_sock.lookup(&zero);
     struct flow_key key;
 
-    if (value)
-        move_bytes(value);
-    if (blank)
-        socks.update(&address, blank);
-    value = socks.lookup(&address);
-    if (!value) {
-        lose(LOSS_SOCKS_FULL, 1);
-        return;
-    }
     read_peer(sk, &key, role, IPPROTO_TCP, direct);
     value->opened_ns = bpf_ktime_get_ns();
     if (role == ROLE_CLIENT) {
@@ -230,7 +229,7 @@ static __always_inline void on_opened(u64 sk, struct sock_val *value, u8 role, c
     if (listener)
         value->user = listener->owner;
     value->state = TCP_ESTABLISHED;
-    value->retrans_seen = read_total_retrans(sk);
+    value->retrans_seen = read_total_retrans(sk, 0);
     follow(sk, value, direct);
     read_ends(sk, value, direct);
 }
@@ -297,17 +296,32 @@ static __always_inline int on_set_state(u64 sk, int before, int after, const int
             on_listen(sk, after == TCP_LISTEN ? 1 : -1, direct);
         return 0;
     }
-    if (before >= TCP_FIN_WAIT1 && before != TCP_CLOSE_WAIT && after != TCP_CLOSE && after != TCP_SYN_SENT)
+    /* its process has closed: nothing more to learn but an error */
+    if (before >= TCP_FIN_WAIT1 && before != TCP_CLOSE_WAIT && after != TCP_SYN_SENT &&
+        (after != TCP_CLOSE || !READ(u32, sk, OFF_SOCK_ERR)))
         return 0;
+    int zero = 0, opens = after == TCP_SYN_SENT || (before == TCP_SYN_RECV && after == TCP_ESTABLISHED);
+    struct sock_val *blank = blank_sock.lookup(&zero);
+    if (!blank)
+        return 0;
+    int is_new = opens && !socks.insert(&address, blank);
     struct sock_val *value = socks.lookup(&address);
+    if (!value) {
+        if (opens)
+            lose(LOSS_SOCKS_FULL, 1);
+        return 0;
+    }
     /* both ends connected at once: still the one opened by connect() */
-    int both = value && value->flags & SOCK_ATTEMPT &&
-               value->key.port == __builtin_bswap16(READ(u16, sk, OFF_SOCK_DPORT));
-    if (after == TCP_SYN_SENT)
-        on_opened(sk, value, ROLE_CLIENT, direct);
-    else if (before == TCP_SYN_RECV && after == TCP_ESTABLISHED && !both)
-        on_opened(sk, value, ROLE_SERVER, direct);
-    else if (value)
+    if (!is_new && opens && after == TCP_ESTABLISHED && value->flags & SOCK_ATTEMPT &&
+        value->key.port == __builtin_bswap16(READ(u16, sk, OFF_SOCK_DPORT)))
+        opens = 0;
+    if (!is_new && opens) { /* who used this memory before was connected anew, or its end was missed */
+        move_bytes(value);
+        *value = *blank;
+    }
+    if (opens)
+        on_opened(sk, value, after == TCP_SYN_SENT ? ROLE_CLIENT : ROLE_SERVER, direct);
+    else
         on_change(sk, value, before, after, direct);
     return 0;
 }

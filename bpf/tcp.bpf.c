@@ -8,7 +8,8 @@
  *   synack      tcp_retransmit_synack (tp_btf, raw tracepoint; 4.16)
  *   reset       tcp_send_reset (tp_btf, raw tracepoint; 4.16; for closed ports only since 6.10)
  *   accept      inet_csk_accept (fexit 5.5, kretprobe), sys_exit_accept + sys_exit_accept4 (tracepoints)
- *   connect     tcp_v4_connect + tcp_v6_connect (fexit, kretprobe), sys_enter_connect + sys_exit_connect
+ *   connect     tcp_v4_connect + tcp_v6_connect (fexit, kretprobe), sys_exit_connect (5.15), with
+ *               sys_enter_connect
  *   seed        every open file of every process, once (bpf_iter, 5.8)
  * Everything else about a connection is learned by the hooks of traffic.bpf.c: see state.h and exchange.h.
  *
@@ -25,7 +26,7 @@ static __always_inline int on_retransmit(u64 sk)
         return 0;
     if (READ(u8, sk, OFF_SOCK_STATE) == TCP_SYN_SENT && value->syn_retransmits < 255)
         value->syn_retransmits++;
-    count_retransmits(sk, value);
+    count_retransmits(sk, value, direct);
     return 0;
 }
 
@@ -100,14 +101,18 @@ static __always_inline u64 sock_of_file(u64 file)
 /* A descriptor of the current process. */
 static __always_inline u64 file_of(u32 fd)
 {
-    const int direct = 0;
-    u64 task = bpf_get_current_task();
-    u64 files = READ(u64, task, OFF_TASK_FILES);
-    u64 table = READ(u64, files, OFF_FILES_FDT);
+    u64 open;
 
-    if (fd >= READ(u32, table, OFF_FDTABLE_MAX))
-        return 0;
-    u64 open = READ(u64, table, OFF_FDTABLE_FD);
+    {
+        const int direct = TYPED_TASK;
+        u64 files = READ(u64, current_task(direct), OFF_TASK_FILES);
+        u64 table = READ(u64, files, OFF_FILES_FDT);
+
+        if (fd >= READ(u32, table, OFF_FDTABLE_MAX))
+            return 0;
+        open = READ(u64, table, OFF_FDTABLE_FD);
+    }
+    const int direct = 0;
     return READ(u64, open, 8 * (u64)fd);
 }
 
@@ -122,7 +127,7 @@ static __always_inline int on_accept(u64 sk)
     if (!value->key.tgid) {
         struct flow_key flow = {.netns = value->key.netns};
 
-        own(&flow, 0);
+        own(&flow, TYPED_TASK);
         value->user.start = flow.start;
         value->user.exec = flow.exec;
         value->user.tgid = flow.tgid;
@@ -140,11 +145,17 @@ int krp__accept(struct pt_regs *ctx)
     return on_accept(PT_REGS_RC(ctx));
 }
 
+/* What accept() returned is a socket; should another thread have closed it since, no socket of ours is found.
+ */
 int tp__accept(u64 *ctx)
 {
+    const int direct = 0;
     long fd = ctx[2];
 
-    return fd < 0 ? 0 : on_accept(sock_of_file(file_of(fd)));
+    if (fd < 0)
+        return 0;
+    u64 socket = READ(u64, file_of(fd), OFF_FILE_PRIVATE);
+    return on_accept(READ(u64, socket, OFF_SOCKET_SK));
 }
 
 /*
@@ -192,7 +203,11 @@ static __always_inline int is_no_attempt(long result)
            result == -EBADF;
 }
 
-static __always_inline int on_connect_return(struct attempt *attempt, long result)
+/*
+ * connect() failed. `once`: the first failure of a socket that came as far as a SYN is that SYN's own, which
+ * was counted when it failed; else that shows by when the call began.
+ */
+static __always_inline int on_connect_return(struct attempt *attempt, long result, const int once)
 {
     u64 sk = attempt->sk;
     u64 address = sk;
@@ -203,11 +218,14 @@ static __always_inline int on_connect_return(struct attempt *attempt, long resul
     if (is_no_attempt(result))
         return 0;
     struct sock_val *value = socks.lookup(&address);
+    u8 returned = value ? value->returned : 1;
+    if (value)
+        value->returned = 1;
     if (value && value->flags & SOCK_ATTEMPT && value->state == TCP_CLOSE) {
         count_outcome(sk, value, outcome_of(error), error);
         return 0;
     }
-    if (value && value->opened_ns >= attempt->entered_ns)
+    if (once ? !returned : value && value->opened_ns >= attempt->entered_ns)
         return 0; /* it came as far as a SYN: counted when that failed */
     if (attempt->family != AF_INET && attempt->family != AF_INET6)
         return 0;
@@ -230,7 +248,7 @@ static __always_inline int on_transport_connect(u64 sk, u64 target, u64 length, 
     if (is_no_attempt(result) || length < (family == AF_INET ? 16 : 24))
         return 0;
     read_target(&attempt, target, 0);
-    return attempt.family == family ? on_connect_return(&attempt, result) : 0;
+    return attempt.family == family ? on_connect_return(&attempt, result, 0) : 0;
 }
 
 PROGRAM(fexit__connect4, on_transport_connect(ctx[0], ctx[1], (u32)ctx[2], AF_INET, (int)ctx[3]))
@@ -245,7 +263,7 @@ static __always_inline int leave_connect(long result)
         return 0;
     struct attempt attempt = *found;
     attempts.delete(&thread);
-    return on_connect_return(&attempt, result);
+    return on_connect_return(&attempt, result, 0);
 }
 
 /* tcp_v6_connect calls tcp_v4_connect for mapped addresses: then v4 sees it first and takes the entry away.
@@ -291,6 +309,22 @@ int tp__connect_enter(u64 *ctx)
 int tp__connect_exit(u64 *ctx)
 {
     return leave_connect(ctx[2]);
+}
+
+/* The same without a look at the call's beginning: whoever is connected pays nothing. */
+int tp__connect_failed(u64 *ctx)
+{
+    const int direct = 0;
+    struct attempt attempt = {};
+
+    if (is_no_attempt(ctx[2]))
+        return 0;
+    attempt.sk = sock_of_file(file_of(read_argument(OFF_REGS_ARG1)));
+    if (!attempt.sk || read_argument(OFF_REGS_ARG3) < 16 ||
+        READ(u16, attempt.sk, OFF_SOCK_PROTOCOL) != IPPROTO_TCP)
+        return 0;
+    read_target(&attempt, read_argument(OFF_REGS_ARG2), 1);
+    return on_connect_return(&attempt, ctx[2], 1);
 }
 
 /*

@@ -248,8 +248,8 @@ PROGRAM(tp_btf__set_state, on_set_state(ctx[0], ctx[1], ctx[2], 1))
 PROGRAM(raw_tp__set_state, on_set_state(ctx[0], ctx[1], ctx[2], 0))
 PROGRAM(tp_btf__space_adjust, on_space_adjust(ctx[0], 1))
 PROGRAM(raw_tp__space_adjust, on_space_adjust(ctx[0], 0))
-PROGRAM(tp_btf__destroy, on_destroy(ctx[0]))
-PROGRAM(raw_tp__destroy, on_destroy(ctx[0]))
+PROGRAM(tp_btf__destroy, on_destroy(ctx[0], 1))
+PROGRAM(raw_tp__destroy, on_destroy(ctx[0], 0))
 
 /* Functions, at their return (fexit): ctx holds the arguments, then the result. */
 

@@ -95,7 +95,8 @@ struct sock_val {
     u32 http_end;       /* see http.h, for these three */
     u8 http;
     u8 http_seen;
-    u16 pad;
+    u8 returned; /* 1: a connect() has said that it failed, what the next one says is news */
+    u8 pad;
 };
 
 /* Listening sockets of one port, and who listens: the last process that began to. */
@@ -339,16 +340,15 @@ struct crash_key {
 #define CRASH_CODES 4
 struct crash_val {
     u64 image;
-    u64 restarts;  /* failed lives that began after another one had failed */
-    u64 failures;  /* ends with a code or by a signal that means failure */
-    u64 successes; /* other ends */
-    u64 last_ns;   /* of failures */
-    u64 life_ns;   /* sum over failures */
-    u64 siblings;  /* children of the same parent that have ended since it is known, by last_ns, this one too
-                    */
-    u64 siblings_before;    /* by the first failure, this one not */
-    u32 tgid;               /* the last one */
-    u32 forked;             /* 1: it never called exec */
+    u64 restarts;        /* failed lives that began after another one had failed */
+    u64 failures;        /* ends with a code or by a signal that means failure */
+    u64 successes;       /* other ends */
+    u64 last_ns;         /* of failures */
+    u64 life_ns;         /* sum over failures */
+    u64 siblings;        /* children of the parent that ended since it is known, by last_ns, this one too */
+    u64 siblings_before; /* by the first failure, this one not */
+    u32 tgid;            /* the last one */
+    u32 forked;          /* 1: it never called exec */
     u32 codes[CRASH_CODES]; /* as in turn_key, the first few that were seen */
     u32 counts[CRASH_CODES];
 };

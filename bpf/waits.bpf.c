@@ -24,17 +24,9 @@
 #define SELECT_WORDS     16                          /* FD_SETSIZE: 1024 descriptors */
 
 #if defined(__TARGET_ARCH_arm64) || defined(KERNOB_ARCH_ARM64)
-#define CALL_SELECT   ~0U /* there is none */
-#define OFF_REGS_ARG1 272 /* pt_regs.orig_x0 */
-#define OFF_REGS_ARG2 8
-#define OFF_REGS_ARG3 16
-#define OFF_REGS_ARG4 24
+#define CALL_SELECT ~0U /* there is none */
 #else
-#define CALL_SELECT   23  /* its timeout is in microseconds, that of pselect6 in nanoseconds */
-#define OFF_REGS_ARG1 112 /* pt_regs.di, si, dx, r10 */
-#define OFF_REGS_ARG2 104
-#define OFF_REGS_ARG3 96
-#define OFF_REGS_ARG4 56
+#define CALL_SELECT 23 /* its timeout is in microseconds, that of pselect6 in nanoseconds */
 #endif
 
 /* epoll_walks: where the walk through an epoll's descriptors is: one per CPU, too large for the stack. */
@@ -54,13 +46,6 @@ struct timed_wait {
     u64 read[SELECT_WORDS];
 };
 BPF_TABLE("hash", u64, struct timed_wait, timed_waits, 4096);
-
-static __always_inline u64 read_argument(int offset)
-{
-    const int direct = 0;
-
-    return READ(u64, task_pt_regs(current_task_btf()), offset);
-}
 
 /* The wait began before `until_ns` and nothing came: counts on those that had asked by then. */
 static __always_inline void charge_wait(u64 file, u64 until_ns)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -45,7 +46,7 @@ def attempt(*command: str) -> None:
 
 
 def remove_remains(prefix: str) -> None:
-    """Mounts, loop devices and containers of a demo that was killed; `prefix` is that of its paths."""
+    """Mounts, loop devices, containers and files of a demo that was killed; its paths begin with `prefix`."""
     mounts = [line.split()[:2] for line in Path("/proc/self/mounts").read_text().splitlines()]
     for device, where in reversed(mounts):
         if where.startswith(prefix):
@@ -54,6 +55,8 @@ def remove_remains(prefix: str) -> None:
                 attempt("losetup", "--detach", device)
     for identity in sh("docker", "ps", "-aq", "--filter", "label=kernob.demo").split():
         attempt("docker", "rm", "-f", identity)
+    for place in Path(prefix).parent.glob(f"{Path(prefix).name}*"):
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def _die_with_parent() -> None:

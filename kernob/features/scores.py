@@ -195,7 +195,7 @@ class Scores(Feature):
     def _export(self, since_unix_ns: int) -> None:
         dependencies = self.dependencies
         rows = len(dependencies)
-        names = [dependencies.name(row) for row in range(rows)]
+        names = dependencies.names()
         self._scores.set(names, self.table, lambda r, c: (*where(names[r]), dimension(c)), since_unix_ns)
         counted = derive.samples(self.sums).astype(np.float64)
         counted[counted == 0] = np.nan
@@ -204,11 +204,11 @@ class Scores(Feature):
             reasons[row] = commonest(mine)
         sources = dependencies.sources
         self._samples.set(
-            names,
+            dependencies.labels(),
             counted,
             lambda r, c: (*where(names[r]), dimension(c), *error_type(reasons[r], c), *source(sources[r])),
             since_unix_ns,
-            list(zip(reasons, sources, strict=True)),
+            reasons,
         )
         failing = dependencies.failing_now[:rows].astype(np.float64)
         calm = self.sums.raw[:, Column.FAILED] == 0

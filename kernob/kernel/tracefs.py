@@ -54,14 +54,18 @@ def ensure() -> Path:
 
 
 def release() -> None:
-    """Removes kprobe events nobody removed, unmounts what `ensure` mounted: all is as it was found."""
+    """Removes kprobe events nobody removed, unmounts what `ensure` mounted: all is as it was found.
+
+    An event that another session of this process is attached to stays, and so does the mount, until its end.
+    """
     for name in list(_events_here):
         try:
             _remove(name)
         except OSError as error:
             log.debug("kprobe event %s: %s", name, error)  # mostly one the kernel refused to create
-    _events_here.clear()
-    while _mounted_here:
+            if error.errno != errno.EBUSY:
+                del _events_here[name]
+    while _mounted_here and not _events_here:
         _mounted_here.pop().close()
 
 

@@ -190,6 +190,10 @@ def _connect() -> Hook:
         ),
         all_of(*probes("tcp_v4_connect"), *probes("tcp_v6_connect")),
         all_of(
+            PerfTracepoint("syscalls/sys_exit_connect", "tp__connect_failed"),
+            measures="attempts by io_uring that no route leads to are not seen",
+        ),
+        all_of(
             PerfTracepoint("syscalls/sys_enter_connect", "tp__connect_enter"),
             PerfTracepoint("syscalls/sys_exit_connect", "tp__connect_exit"),
             measures="attempts by io_uring that no route leads to are not seen",

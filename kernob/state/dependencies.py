@@ -56,6 +56,8 @@ class Dependencies:
         self._names: list[Dependency | None] = []
         self.sources: list[str] = []
         """By row, how its name became known (kernob.name.source) when it was first met; "": not yet."""
+        self._told: list[Dependency | None] | None = None
+        self._labels: list[tuple[Dependency | None, str]] | None = None
         self._hosts: dict[str, int] = {}
         self._free: list[int] = []
         self.host_of: Rows = np.full(_ROOM, -1, np.int64)
@@ -70,6 +72,21 @@ class Dependencies:
 
     def __len__(self) -> int:
         return len(self._names)
+
+    def names(self) -> list[Dependency | None]:
+        """What each row stands for; the same list until that changes, and not to be changed."""
+        if self._told is None:
+            self._told = self._names.copy()
+        return self._told
+
+    def labels(self) -> list[tuple[Dependency | None, str]]:
+        """The same, each with its `sources`."""
+        if self._labels is None:
+            self._labels = list(zip(self._names, self.sources, strict=True))
+        return self._labels
+
+    def _renamed(self) -> None:
+        self._told = self._labels = None
 
     def name(self, row: int) -> Dependency | None:
         """What a row stands for; None for an empty one."""
@@ -116,7 +133,9 @@ class Dependencies:
         )
         row = self.admit(name)
         if row >= 0:
-            self.sources[row] = self.sources[row] or there.name_source.value
+            if not self.sources[row]:
+                self.sources[row] = there.name_source.value
+                self._labels = None
             self.is_long_poll[row] |= self._by_design(there)
         return row
 
@@ -138,6 +157,7 @@ class Dependencies:
         else:
             self.folded += 1
             return -1
+        self._renamed()
         self._rows[name] = row
         self.host_of[row] = self._hosts.setdefault(name.address, len(self._hosts))
         self.failed_unix_ns[row] = 0
@@ -147,7 +167,7 @@ class Dependencies:
         return row
 
     def _grow(self, rows: int) -> None:
-        self.windows.make_room(rows)
+        self.windows.make_room(rows, self._cap)
         if rows > len(self.host_of):
             for name in (
                 "host_of", "heard_s", "failed_unix_ns", "failing_now", "pending", "is_long_poll",
@@ -175,6 +195,7 @@ class Dependencies:
             if name is not None:
                 del self._rows[name]
             self._names[row] = None
+            self._renamed()
         self._free.extend(gone)
         self.windows.forget(rows)
         if len(self._hosts) > 2 * self._cap:
@@ -213,15 +234,13 @@ class Dependencies:
 
     def time(self, keys: NDArray[Any], values: NDArray[Any], at_s: float) -> None:
         """Takes histograms (struct duration_key and duration_val) of what happened about `at_s`."""
-        ours = (keys["flow"]["tgid"] != 0) & (keys["flow"]["role"] == Role.CLIENT)
-        flows = self._known.find(keys["flow"][ours])
-        rows, kinds, buckets = self.of_flows(flows), keys["kind"][ours], values["buckets"][ours]
-        for kind in Timed:
-            chosen = (kinds == kind) & (rows >= 0)
-            mine, back = np.unique(rows[chosen], return_inverse=True)
-            summed = np.zeros((len(mine), buckets.shape[1]), np.uint32)
-            np.add.at(summed, back.reshape(-1), buckets[chosen])  # several processes may be one service
-            self.windows.time(mine, kind, summed, at_s)
+        flow = keys["flow"]
+        ours = np.flatnonzero(
+            (flow["tgid"] != 0) & (flow["role"] == Role.CLIENT) & (keys["kind"] < len(Timed))
+        )
+        rows = self.of_flows(self._known.find(flow[ours]))
+        ours, rows = ours[rows >= 0], rows[rows >= 0]
+        self.windows.time(rows, keys["kind"][ours].astype(np.int64), values["buckets"][ours], at_s)
 
     def grow(self, growth: Growth, at_s: float) -> None:
         """Takes what grew on flows: answers and segments."""

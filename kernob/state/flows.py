@@ -121,10 +121,11 @@ class FlowTable:
     def _lookup(self, keys: NDArray[Any]) -> Indices:
         """Index of each key, new ones added."""
         raw = keys.view(f"V{keys.dtype.itemsize}").tolist() if len(keys) else []
-        found = self._index
-        return np.fromiter(
-            (found[key] if key in found else self._add(key) for key in raw), np.int64, len(raw)
-        )
+        index = self._index
+        found = list(map(index.get, raw))
+        if None in found:
+            found = [index[key] if key in index else self._add(key) for key in raw]
+        return np.array(found, np.int64)
 
     def _add(self, key: bytes) -> int:
         if self._free:

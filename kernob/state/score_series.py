@@ -78,7 +78,8 @@ class SeriesTable:
         self._block = block
         self._slots = np.full((0, columns), -1, np.int64)
         self._stand_for: list[Hashable] = []
-        self._variants: list[Hashable] = []
+        self._variants: list[str] = []
+        self._seen: Sequence[Hashable] | None = None
 
     def __len__(self) -> int:
         return int((self._slots >= 0).sum())
@@ -89,9 +90,11 @@ class SeriesTable:
         values: NDArray[np.float64],
         name: Name,
         start_unix_ns: int,
-        variants: Sequence[Hashable] = (),
+        variants: Sequence[str] = (),
     ) -> None:
         """Has each series say its value; those without (NaN), or whose row stands for another, end.
+
+        A sequence of `identities` that was given before is taken to be what it was.
 
         `variants` tell apart, by row, what else its series' attributes depend on.
         """
@@ -101,8 +104,11 @@ class SeriesTable:
             self._slots = np.concatenate([self._slots, more])
             self._stand_for += [None] * (rows - len(self._stand_for))
             self._variants += [""] * (rows - len(self._variants))
-        pairs = zip(self._stand_for, identities, strict=False)
-        changed = [row for row, (old, new) in enumerate(pairs) if old is not new and old != new]
+        changed = []
+        if identities is not self._seen:
+            pairs = zip(self._stand_for, identities, strict=False)
+            changed = [row for row, (old, new) in enumerate(pairs) if old is not new and old != new]
+            self._seen = identities
         both = zip(self._variants, variants, strict=False)
         changed += [row for row, (old, new) in enumerate(both) if old != new]
         present = ~np.isnan(values)

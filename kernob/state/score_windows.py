@@ -99,14 +99,14 @@ class ScoreWindows:
         self._buckets: deque[_Bucket] = deque()
         self._reasons: dict[int, dict[str, int]] = {}
 
-    def make_room(self, rows: int) -> None:
-        """Is ready for rows below `rows`."""
+    def make_room(self, rows: int, most: int) -> None:
+        """Is ready for rows below `rows`, of which there will never be more than `most`."""
         room = len(self._raw)
         if rows <= room:
             return
         for name in ("_ring", "_raw", "_recent", "_seen", "_usual"):
             array: NDArray[Any] = getattr(self, name)
-            grown = np.zeros((max(rows, room + room // 2), *array.shape[1:]), array.dtype)
+            grown = np.zeros((max(rows, min(most, room + room // 4)), *array.shape[1:]), array.dtype)
             grown[:room] = array
             setattr(self, name, grown)
 
@@ -169,23 +169,32 @@ class ScoreWindows:
     def count(self, rows: Rows, column: Column, counts: NDArray[Any], at_s: float) -> None:
         """Adds counts that happened at `at_s`; a row may stand there more than once."""
         number, weight = self._weight(at_s)
-        if weight:
-            np.add.at(self._ring[:, column, number % self.rules.buckets], rows, counts)
-            np.add.at(self._raw[:, column], rows, counts.astype(np.int64))
+        if weight and len(rows):
+            grown = np.bincount(rows, counts)
+            self._ring[: len(grown), column, number % self.rules.buckets] += grown
+            self._raw[: len(grown), column] += grown.astype(np.int64)
 
-    def time(self, rows: Rows, kind: Timed, histograms: NDArray[Any], at_s: float) -> None:
-        """Adds histograms of durations (shape (n, BUCKETS)); each row at most once."""
+    def time(self, rows: Rows, kinds: Rows, histograms: NDArray[Any], at_s: float) -> None:
+        """Adds histograms of durations (shape (n, BUCKETS)) of rows and kinds (Timed).
+
+        A row and kind may stand there more than once: several processes may be one service.
+        """
         number, weight = self._weight(at_s)
-        which, lengths = np.nonzero(histograms)
-        if not weight or not len(which):
+        found = np.flatnonzero(histograms != 0)
+        if not weight or not len(found):
             return
-        counts = histograms[which, lengths].astype(np.uint32)
-        places = ((rows[which] * _KINDS + kind) * BUCKETS + lengths).astype(np.uint32)
-        self._recent.reshape(-1)[places] += counts * np.float32(weight)
-        self._seen.reshape(-1)[places] += counts.astype(np.int32)
-        self._usual.reshape(-1)[places] += counts
+        counts: NDArray[Any] = np.ascontiguousarray(histograms).reshape(-1)[found].astype(np.uint32)
+        owners = rows * _KINDS + kinds
+        places = ((owners - np.arange(len(owners))) * BUCKETS)[found // BUCKETS] + found
+        if np.bincount(owners).max() > 1:
+            places, back = np.unique(places, return_inverse=True)
+            counts = np.bincount(back, counts).astype(np.uint32)
+        at = places.astype(np.uint32)
+        self._recent.reshape(-1)[at] += counts * np.float32(weight)
+        self._seen.reshape(-1)[at] += counts.astype(np.int32)
+        self._usual.reshape(-1)[at] += counts
         bucket = self._bucket(number)
-        bucket.places.append(places)
+        bucket.places.append(at)
         bucket.counts.append(counts.astype(np.min_scalar_type(int(counts.max()))))
 
     def blame(self, row: int, reason: str, count: int, at_s: float) -> None:

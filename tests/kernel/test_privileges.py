@@ -3,15 +3,21 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import harness
 import pytest
 from harness import Agent, differences, run_workload, running_agent, wait_until
 
-KEPT_BITS = 1 << 2 | 1 << 19  # CAP_DAC_READ_SEARCH, CAP_SYS_PTRACE
+TWO, THREE = "CAP_DAC_READ_SEARCH, CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH, CAP_SYS_PTRACE, CAP_SYS_ADMIN"
+BITS = {TWO: 1 << 2 | 1 << 19, THREE: 1 << 2 | 1 << 19 | 1 << 21}
+RELEASE = tuple(int(number) for number in os.uname().release.split("-")[0].split(".")[:2])
+KEPT = TWO if RELEASE >= (6, 6) else THREE
+"""Probes on a library that appears later take the third before Linux 6.6, whose links for uprobes do not."""
 
 
 def held(agent: Agent, field: str) -> set[int]:
@@ -27,23 +33,26 @@ def held(agent: Agent, field: str) -> set[int]:
     return found
 
 
-def check(agent: Agent) -> None:
-    """Every thread keeps the two, in every set, and no program can get more."""
+def check(agent: Agent, kept: str = KEPT) -> None:
+    """Every thread keeps these, in every set, and no program can get more."""
     for field in ("CapPrm", "CapEff", "CapBnd"):
-        assert held(agent, field) == {KEPT_BITS}
+        assert held(agent, field) == {BITS[kept]}
     assert held(agent, "CapInh") == {0}
     assert held(agent, "NoNewPrivs") == {1}
 
 
 @pytest.mark.lane
-def test_after_attaching_the_agent_keeps_two_capabilities_and_counts_exactly(agents: Path) -> None:
+@pytest.mark.parametrize(("names", "kept"), [("true", KEPT), ("false", TWO)])
+def test_after_attaching_the_agent_keeps_few_capabilities_and_counts_exactly(
+    agents: Path, names: str, kept: str
+) -> None:
     """Reading maps, /proc and ending need no more than CAP_DAC_READ_SEARCH and CAP_SYS_PTRACE."""
-    with running_agent(agents / "dropped") as agent:
+    with running_agent(agents / f"dropped-names-{names}", names=names) as agent:
         agent.wait_exports(1)
         processes = run_workload("scenarios", "two_processes")[0].demand().processes
-        check(agent)
+        check(agent, kept)
         totals = agent.stop()
-    assert "capabilities kept after attaching: CAP_DAC_READ_SEARCH, CAP_SYS_PTRACE\n" in agent.log.read_text()
+    assert f"capabilities kept after attaching: {kept}\n" in agent.log.read_text()
     assert differences(totals, processes) == []
 
 
@@ -68,6 +77,19 @@ def test_threads_of_libraries_keep_no_more(
         assert agent.process.wait(harness.STOP_LIMIT_S) == 0
 
 
+PARANOID = Path("/proc/sys/kernel/perf_event_paranoid")
+
+
+@pytest.fixture
+def perf_by_capability() -> Iterator[None]:
+    """Debian's kernels, as they come, have no tracepoint or kprobe for whoever lacks CAP_SYS_ADMIN."""
+    before = PARANOID.read_text()
+    if int(before) > 2:
+        PARANOID.write_text("2")
+    yield
+    PARANOID.write_text(before)
+
+
 BPF_AND_PERFMON = "cap_38,+cap_39"  # by number: older tools do not know their names
 
 
@@ -78,6 +100,7 @@ BPF_AND_PERFMON = "cap_38,+cap_39"  # by number: older tools do not know their n
         pytest.param(",+sys_ptrace", 1 << 19, id="compose/least-privilege.yaml", marks=pytest.mark.lane),
     ],
 )
+@pytest.mark.usefixtures("perf_by_capability")
 def test_few_capabilities_are_enough_to_count_exactly(
     agents: Path, given: str, kept: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,19 +10,16 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-import os
 import select
 import shutil
 import socket
-import struct
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from harness import scaled
-from tcp_watch import Watch, act, read_exactly, snmp, watching
+from tcp_alone import alone, door, flush, pair, rule, run, setting
+from tcp_watch import Watch, read_exactly, watching
 
 pytestmark = [
     pytest.mark.lane,
@@ -31,7 +28,6 @@ pytestmark = [
 
 ASK = b"q" * 100
 ELSEWHERE = ("192.0.2.1", 80)
-_NEWNET = 0x40000000
 
 
 @pytest.fixture(scope="module")
@@ -39,69 +35,6 @@ def watch(agents: Path) -> Iterator[Watch]:
     """One session for all cases."""
     with watching(agents / "cache") as found:
         yield found
-
-
-def run(*command: str) -> None:
-    """A tool that must succeed."""
-    subprocess.run(command, check=True, capture_output=True)
-
-
-def rule(text: str) -> None:
-    """Adds a rule to the input hook of this namespace."""
-    run(
-        "nft",
-        f"add table ip t; add chain ip t c {{ type filter hook input priority 0; }}; add rule ip t c {text}",
-    )
-
-
-def flush() -> None:
-    """Removes all rules again."""
-    run("nft", "flush ruleset")
-
-
-def setting(name: str, value: int) -> None:
-    """A sysctl of this namespace."""
-    Path(f"/proc/sys/net/ipv4/{name}").write_text(str(value))
-
-
-def alone(watch: Watch, function: Callable[[], None]) -> dict[str, int]:
-    """Facts of a process that played the case in a namespace of its own.
-
-    Retransmits must be as many as that namespace's RetransSegs; they are left out of what is returned.
-    """
-    reader, writer = os.pipe()
-
-    def inside() -> None:
-        if ctypes.CDLL(None, use_errno=True).unshare(_NEWNET):
-            raise OSError(ctypes.get_errno(), "unshare")
-        run("ip", "link", "set", "lo", "up")
-        function()
-        os.write(writer, str(snmp()["RetransSegs"]).encode())
-
-    actor = act(inside)
-    os.close(writer)
-    actor.wait()
-    with os.fdopen(reader) as stream:
-        segments = int(stream.read())
-    found = watch.of(actor.pid)
-    assert found.pop("client retransmit", 0) + found.pop("server retransmit", 0) == segments
-    return found
-
-
-def door(backlog: int = 16) -> socket.socket:
-    """A listener on a free port of loopback."""
-    found = socket.socket()
-    found.bind(("127.0.0.1", 0))
-    found.listen(backlog)
-    return found
-
-
-def pair() -> tuple[socket.socket, socket.socket]:
-    """A client's socket and the accepted one."""
-    with door() as listening:
-        client = socket.create_connection(listening.getsockname())
-        server, _ = listening.accept()
-    return client, server
 
 
 def refuse(address: tuple[str, int], error: int) -> None:
@@ -161,6 +94,34 @@ def test_a_failed_attempt_is_asked_about_once_more(watch: Watch) -> None:
             assert sock.connect_ex(("127.0.0.1", 9)) == errno.ECONNREFUSED
 
     assert alone(watch, case) == {"client connection refused": 1}
+
+
+def _disconnect(sock: socket.socket) -> None:
+    """connect() with AF_UNSPEC: the socket may be connected anew."""
+    assert ctypes.CDLL(None).connect(sock.fileno(), bytes(16), 16) == 0
+
+
+def test_each_attempt_of_one_socket_is_counted(watch: Watch) -> None:
+    """Refused, then without a route; connected, disconnected, then without a route twice; then connected."""
+
+    def case() -> None:
+        with socket.socket() as sock:
+            assert sock.connect_ex(("127.0.0.1", 9)) == errno.ECONNREFUSED
+            assert sock.connect_ex(ELSEWHERE) == errno.ENETUNREACH
+            assert sock.connect_ex(("127.0.0.1", 9)) == errno.ECONNREFUSED
+        with door() as listening, socket.socket() as sock:
+            assert sock.connect_ex(listening.getsockname()) == 0
+            _disconnect(sock)
+            assert sock.connect_ex(ELSEWHERE) == errno.ENETUNREACH
+            assert sock.connect_ex(ELSEWHERE) == errno.ENETUNREACH
+            assert sock.connect_ex(listening.getsockname()) == 0
+
+    assert _without_resets(alone(watch, case)) == {
+        "client connection refused": 2,
+        "client connection net_unreachable": 3,
+        "client connection ok": 2,
+        "server connection ok": 2,
+    }
 
 
 @pytest.mark.parametrize(
@@ -340,39 +301,6 @@ def test_a_request_that_is_never_acknowledged(watch: Watch) -> None:
 def _without_resets(found: dict[str, int]) -> dict[str, int]:
     """Whether the kernel sends a RST when it gives up, and what comes of it, depends on its version."""
     return {fact: count for fact, count in found.items() if " reset " not in fact}
-
-
-def test_retransmits_are_segments_and_equal_the_kernels_own_count(watch: Watch) -> None:
-    """Under 1 % loss: what is charged to the sender is what its sockets' TCP_INFO say, and RetransSegs."""
-    reader, writer = os.pipe()
-
-    def case() -> None:
-        run("ip", "link", "set", "lo", "mtu", "1500")
-        rule("tcp flags != syn meta length > 100 numgen random mod 100 < 1 drop")
-        seen = 0
-        for _ in range(4):
-            client, server = pair()
-            if not (child := os.fork()):
-                client.close()
-                while server.recv(1 << 16):
-                    pass
-                os._exit(0)
-            server.close()
-            client.sendall(b"z" * scaled(10_000_000))
-            client.shutdown(socket.SHUT_WR)
-            assert client.recv(1) == b""
-            info = client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
-            seen += struct.unpack_from("I", info, 100)[0]
-            client.close()
-            os.waitpid(child, 0)
-        assert seen == snmp()["RetransSegs"] > 0
-        os.write(writer, str(seen).encode())
-
-    found = alone(watch, case)
-    os.close(writer)
-    with os.fdopen(reader) as stream:
-        assert int(stream.read()) > 0
-    assert found == {"client connection ok": 4, "server connection ok": 4}
 
 
 def test_nothing_was_lost(watch: Watch) -> None:

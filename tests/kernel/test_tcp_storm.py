@@ -120,6 +120,10 @@ def test_a_storm_is_counted_as_the_kernel_counts_it(watch: Watch) -> None:
     assert failed >= CLIENTS * (CONNECTIONS // CLIENTS // 3)
     assert active == CONNECTIONS
     assert passive == active - failed
+    print(
+        f"nstat: {active} ActiveOpens, {passive} PassiveOpens, {failed} AttemptFails, {resets} OutRsts, "
+        f"{retransmits} RetransSegs; {skipped} runs skipped; told: {dict(found)}"
+    )
     for kernel, ours in (
         (failed, refused),
         (active, opened + refused),

@@ -33,7 +33,7 @@ NONE = np.array([math.nan])
 def windows(rules: ScoreRules = RULES) -> ScoreWindows:
     """Empty ones, at 0 s."""
     made = ScoreWindows(rules)
-    made.make_room(4)
+    made.make_room(4, 100)
     made.advance(0)
     return made
 
@@ -193,7 +193,7 @@ def test_durations_leave_no_trace() -> None:
     made = windows()
     for bucket in range(80):
         made.advance(bucket * 10)
-        made.time(ROW, Timed.CONNECT, lengths(0.01 * (bucket + 1), 3), bucket * 10)
+        made.time(ROW, np.array([Timed.CONNECT]), lengths(0.01 * (bucket + 1), 3), bucket * 10)
     made.advance(139 * 10)
     assert made.sums(4).timed[0].tolist() == [0, 0]
     assert not made.recent(slice(0, 4)).any()
@@ -224,7 +224,7 @@ def test_a_row_that_is_used_again_begins_empty() -> None:
     made = windows()
     for row in (0, 1):
         add(made, Dimension.RELIABILITY, 5, 5, 0, row)
-        made.time(np.array([row]), Timed.RESPONSE, lengths(0.1, 30), 0)
+        made.time(np.array([row]), np.array([Timed.RESPONSE]), lengths(0.1, 30), 0)
         made.blame(row, "refused", 5, 0)
     made.forget(np.array([0]))
     assert (made.sums(4).raw[0].any(), made.reasons(0)) == (False, {})

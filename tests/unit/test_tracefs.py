@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -48,6 +49,26 @@ def test_the_end_removes_an_event_whose_creation_was_interrupted(control: Path) 
     tracefs.release()
     created, removed = control.read_text().splitlines()
     assert removed == "-:" + created.split()[0].removeprefix("p:")
+
+
+def test_an_event_that_another_session_still_uses_is_left_to_it(
+    control: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel removes none that is in use; whoever made it removes it when its own end comes."""
+    monkeypatch.setattr(Path, "read_text", lambda *_args, **_options: "77\n")
+    _, remove = tracefs.add_kprobe("tcp_splice_read", at_return=True)
+    append = tracefs._append
+
+    def busy(path: Path, line: str) -> None:
+        raise OSError(errno.EBUSY, "Device or resource busy")
+
+    monkeypatch.setattr(tracefs, "_append", busy)
+    tracefs.release()
+    monkeypatch.setattr(tracefs, "_append", append)
+    remove()
+    monkeypatch.undo()
+    created, removed = control.read_text().splitlines()
+    assert removed == "-:" + created.partition(":")[2].split()[0]
 
 
 def test_only_events_of_agents_that_are_gone_are_leftovers(control: Path) -> None:
