@@ -59,7 +59,7 @@ class World:
         found: Edges = set()
         for sample in self.stack.victoria.query(metric + chosen):
             ends = sample.labels["source"], sample.labels["target"]
-            if any(mark in end for end in ends):
+            if any(f"/{mark}-" in end for end in ends):
                 source, target = (end.replace(f"{mark}-", "").removeprefix("vm/") for end in ends)
                 found.add((source, target, int(sample.labels["server_port"])))
         return found
@@ -219,7 +219,7 @@ def test_the_dashboard_draws_it(world: World, which: str) -> None:
         return
     found = set()
     for row in drawn:
-        if any(mark in row[end] for end in ("source", "target")):
+        if any(f"/{mark}-" in row[end] for end in ("source", "target")):
             ends = (row[end].replace(f"{mark}-", "").removeprefix("vm/") for end in ("source", "target"))
             found.add((*ends, int(row["server_port"])))
     assert found == truth
