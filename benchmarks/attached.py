@@ -33,6 +33,9 @@ from kernob.pipeline import kernel_options
 from kernob.probes import PROBES
 
 _RETURN_0 = bytes.fromhex("b7000000000000009500000000000000")  # r0 = 0; exit
+_RETURN_1 = bytes.fromhex(
+    "b7000000010000009500000000000000"
+)  # on packets: 0 would drop every one of this host
 _STATS_RUN_TIME = 0
 # samples with this much more runs an operation than the least saw other traffic, too
 _FOREIGN = 1.02
@@ -79,7 +82,8 @@ class Empty:
         check_permission()
         hooks = [hook for probe in PROBES for hook in probe.hooks]
         names = {a.program for hook in hooks for c in hook.candidates for a in c.attachments}
-        compiled = CompiledObject({}, {name: ProgramCode(name, _RETURN_0, ()) for name in names})
+        codes = {name: _RETURN_1 if name.startswith("skb__") else _RETURN_0 for name in names}
+        compiled = CompiledObject({}, {name: ProgramCode(name, code, ()) for name, code in codes.items()})
         loader = Loader(compiled, {}, Btf.load())
         self._stats_fd = syscall.bpf(syscall.ENABLE_STATS, struct.pack("=I", _STATS_RUN_TIME))
         for hook in hooks:
