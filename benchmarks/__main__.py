@@ -9,7 +9,17 @@ from __future__ import annotations
 import subprocess
 import sys
 
-_MODULES = ("hotpath", "syscalls", "mapsize", "shapes", "agent_cost", "tick", "scores", "export_bench")
+_MODULES = (
+    "hotpath",
+    "connection",
+    "syscalls",
+    "mapsize",
+    "shapes",
+    "agent_cost",
+    "tick",
+    "scores",
+    "export_bench",
+)
 
 
 def main() -> int:
