@@ -13,6 +13,8 @@ _MODULES = (
     "hotpath",
     "connection",
     "syscalls",
+    "servers",
+    "lives",
     "mapsize",
     "shapes",
     "agent_cost",

@@ -57,7 +57,7 @@ def _hooks(names: Sequence[str]) -> tuple[Hook, ...]:
     return syscalls.watching(names).hooks
 
 
-def _measuring(names: Sequence[str], off: frozenset[str], stats: bool = False) -> Session:
+def measuring(names: Sequence[str], off: frozenset[str], stats: bool = False) -> Session:
     """The programs of the probe, nothing else of Kernob."""
     chosen = kernel_options(load_settings({}))
     options = replace(chosen, kinds_off=off, bpf_stats=stats)
@@ -66,7 +66,7 @@ def _measuring(names: Sequence[str], off: frozenset[str], stats: bool = False) -
 
 
 @contextlib.contextmanager
-def _empty(names: Sequence[str], off: frozenset[str], stats: bool = False) -> Iterator[list[attach.Link]]:
+def empty(names: Sequence[str], off: frozenset[str], stats: bool = False) -> Iterator[list[attach.Link]]:
     """Programs that return at once, on the same hooks."""
     hooks = _hooks(names)
     programs = {a.program for hook in hooks for c in hook.candidates for a in c.attachments}
@@ -88,8 +88,8 @@ def _empty(names: Sequence[str], off: frozenset[str], stats: bool = False) -> It
 def _arms(names: Sequence[str]) -> list[Arm]:
     arms = [Arm(NONE, contextlib.nullcontext)]
     for way, off in WAYS.items():
-        arms.append(Arm(f"empty, {way}", partial(_empty, names, off)))
-        arms.append(Arm(f"Kernob, {way}", partial(_measuring, names, off)))
+        arms.append(Arm(f"empty, {way}", partial(empty, names, off)))
+        arms.append(Arm(f"Kernob, {way}", partial(measuring, names, off)))
     return [*arms, Arm(AGAIN, contextlib.nullcontext)]
 
 
@@ -127,17 +127,17 @@ def in_bpf(workloads: Workloads, names: Sequence[str]) -> None:
     """Prints the kernel's own account of time in the programs, net of empty ones on the same hooks."""
     rows = []
     for way, off in WAYS.items():
-        empty, own = [], []
+        bare, own = [], []
         for i in range(_ROUNDS):
             progress(f"in BPF, {way}: round {i + 1} of {_ROUNDS}")
-            with _empty(names, off, stats=True) as links:
+            with empty(names, off, stats=True) as links:
                 workloads.run("pipe", _CALLS, CPU)
-                empty.append(_each([link.program.stats() for link in links]))
-            with _measuring(names, off, stats=True) as session:
+                bare.append(_each([link.program.stats() for link in links]))
+            with measuring(names, off, stats=True) as session:
                 workloads.run("pipe", _CALLS, CPU)
                 own.append(_each(list(session.run_stats().values())))
-        net = [2 * (b - a) for a, b in zip(empty, own, strict=True)]
-        rows.append([way, spread(empty), spread(own), spread(net), f"{2 * (min(own) - min(empty)):.0f}"])
+        net = [2 * (b - a) for a, b in zip(bare, own, strict=True)]
+        rows.append([way, spread(bare), spread(own), spread(net), f"{2 * (min(own) - min(bare)):.0f}"])
     show(
         "In BPF, 1-byte pipe write + read",
         ("attached by", "empty, ns a run (gross)", "Kernob, ns a run (gross)", "net ns a call", "of least"),

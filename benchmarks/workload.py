@@ -70,11 +70,11 @@ class Workloads:
         """Where a benchmark may put files of its own; removed at the end."""
         return Path(self._directory.name)
 
-    def program(self, name: str) -> Path:
+    def program(self, name: str, *options: str) -> Path:
         """Path of a compiled workload. Raises PreconditionError with the compiler's words."""
         if name not in self._built:
             target = self.directory / name
-            command = ["gcc", "-O2", "-Wall", "-o", str(target), str(_SOURCES / f"{name}.c")]
+            command = ["gcc", "-O2", "-Wall", *options, "-o", str(target), str(_SOURCES / f"{name}.c")]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
                 raise PreconditionError(f"{name}.c does not compile: {done.stderr.strip()}")

@@ -38,12 +38,16 @@ class Story:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a story ended: `missing` is what was not seen, `broken` why the demo itself could not go on."""
+    """How a story ended: `missing` is what was not seen, `broken` why the demo itself could not go on.
+
+    `tries`: how often it was told.
+    """
 
     story: Story
     seconds: float
     missing: str = ""
     broken: str = ""
+    tries: int = 1
 
     @property
     def seen(self) -> bool:
@@ -89,6 +93,8 @@ def closing(outcomes: Sequence[Outcome], faulty: bool, seconds: float) -> str:
     """
     good = sum(judge(each, faulty).good for each in outcomes)
     what = "seen" if faulty else "failed their check without their fault, as they must"
+    if again := [each.story.name for each in outcomes if each.tries > 1]:
+        what += f" ({', '.join(again)} told twice)"
     took = f"{int(seconds) // 60} min {int(seconds) % 60} s"
     return f"{good} of {len(outcomes)} stories {what}, {len(outcomes) - good} failed; {took}"
 

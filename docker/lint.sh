@@ -15,7 +15,7 @@ fi
 
 "$lint/bin/hadolint" docker/*/Dockerfile
 # The stack's own scripts: `sh` and nothing more, because one of them runs in busybox.
-"$lint/bin/shellcheck" --shell=sh docker/*.sh docker/agent/*.sh compose/collector/*.sh tests/stack/*.sh
+"$lint/bin/shellcheck" --shell=sh docker/*.sh docker/agent/*.sh compose/collector/*.sh compose/demo/*.sh demo/*.sh tests/stack/*.sh
 "$lint/bin/yamllint" --strict compose.yaml compose docker victoriametrics grafana/provisioning tests/stack/*.yaml .yamllint.yaml
 
 if docker compose version >/dev/null 2>&1; then

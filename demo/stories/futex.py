@@ -55,7 +55,7 @@ def run(scene: Scene) -> None:
         f"`kernob syscalls --pid {pricing.pid}`: {row['count']} calls of futex, "
         f"p50 {row['p50_s'] * 1e3:.0f} ms, the longest {row['max_s'] * 1e3:.0f} ms",
     )
-    scene.see("kernob-host")
+    scene.see("kernob-time", service=SERVICE)
 
 
 STORY = Story("futex", "A worker waits 180 ms for a lock", run)

@@ -187,8 +187,7 @@ class Kprobe:
             fcntl.ioctl(fd, _IOC_ENABLE, 0)
         except (OSError, AttachError) as error:
             link.close()
-            reason = error.strerror if isinstance(error, OSError) else str(error)
-            raise AttachError(f"{self.target}: kprobe: {reason}") from error
+            raise AttachError(f"{self.target}: kprobe: {_why_not_perf(error)}") from error
         return link
 
 
@@ -211,8 +210,7 @@ class PerfTracepoint:
             fcntl.ioctl(fd, _IOC_ENABLE, 0)
         except (OSError, AttachError) as error:
             link.close()
-            reason = error.strerror if isinstance(error, OSError) else str(error)
-            raise AttachError(f"{self.target}: tracepoint: {reason}") from error
+            raise AttachError(f"{self.target}: tracepoint: {_why_not_perf(error)}") from error
         return link
 
 
@@ -282,6 +280,13 @@ class CgroupSkb:
 def _why_not_cgroup(error: OSError | AttachError) -> str:
     if isinstance(error, PermissionError):
         return "not permitted (needs CAP_NET_ADMIN)"
+    return error.strerror or str(error) if isinstance(error, OSError) else str(error)
+
+
+def _why_not_perf(error: OSError | AttachError) -> str:
+    """Debian's and Ubuntu's kernels ask for more than CAP_PERFMON where perf_event_paranoid is above 2."""
+    if isinstance(error, PermissionError):
+        return "not permitted (needs CAP_SYS_ADMIN, or kernel.perf_event_paranoid of 2 or less)"
     return error.strerror or str(error) if isinstance(error, OSError) else str(error)
 
 

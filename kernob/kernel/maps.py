@@ -7,8 +7,10 @@ per-item iteration costs 3 us an entry; a batch read costs 0.1 us.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
+import mmap
 import os
 import struct
 from pathlib import Path
@@ -23,7 +25,9 @@ from kernob.kernel.compiler import RING_BUFFER, MapSpec
 from kernob.kernel.ringbuf import fitting_bytes
 
 HASH, ARRAY, PERCPU_ARRAY, ARRAY_OF_MAPS = 1, 2, 6, 12
-_NO_PREALLOC = 1
+_NO_PREALLOC, _MMAPABLE = 1, 1 << 10
+_MAPPED_FROM = 1 << 16
+"""Bytes from which an array is read through a mapping: 0.2 ms for a MiB, where a batch takes 8."""
 _ANY, _NOEXIST = 0, 1
 _FIRST_CHUNK = 1024
 
@@ -41,32 +45,45 @@ class BpfMap:
         if spec.type == RING_BUFFER:
             self.max_entries = fitting_bytes(self.max_entries)
         self.fd: int = -1
+        self._memory: mmap.mmap | None = None
+        self._expected = _FIRST_CHUNK
+        if spec.type == ARRAY and spec.value_size % 8 == 0 and self._size >= _MAPPED_FROM:
+            with contextlib.suppress(OSError):  # before Linux 5.5; read like others then
+                self.fd = self._create(_MMAPABLE, 0)
+                self._memory = mmap.mmap(self.fd, self._size, mmap.MAP_SHARED, mmap.PROT_READ)
+        if self.fd >= 0:
+            return
         flags = _NO_PREALLOC if spec.type == HASH and _memory_on_demand() else 0
-        attr = struct.pack(
-            "=IIIIIII16s",
-            spec.type,
-            spec.key_size,
-            spec.value_size,
-            self.max_entries,
-            flags,
-            inner.fd if inner else 0,
-            0,
-            spec.name[:15].encode(),
-        )
         try:
-            self.fd = syscall.bpf(syscall.MAP_CREATE, attr)
+            self.fd = self._create(flags, inner.fd if inner else 0)
         except OSError as error:
             raise MapError(f"map {spec.name} of {self.max_entries} entries: {error.strerror}") from error
-        self._expected = _FIRST_CHUNK
+
+    @property
+    def _size(self) -> int:
+        return self.max_entries * self.spec.value_size
+
+    def _create(self, flags: int, inner: int) -> int:
+        spec = self.spec
+        sizes = (spec.key_size, spec.value_size, self.max_entries)
+        name = spec.name[:15].encode()
+        attr = struct.pack("=IIIIIII16s", spec.type, *sizes, flags, inner, 0, name)
+        return syscall.bpf(syscall.MAP_CREATE, attr)
 
     def close(self) -> None:
         """Drops our reference; safe to call twice."""
+        if self._memory:
+            self._memory.close()
+            self._memory = None
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
 
     def read(self) -> tuple[NDArray[Any], NDArray[Any]]:
         """All entries as (keys, values). Entries that come or go meanwhile may be in or not."""
+        if self._memory:
+            values = np.frombuffer(self._memory, self.spec.value, self.max_entries).copy()
+            return np.arange(self.max_entries, dtype=self.spec.key), values
         return self._batch(syscall.MAP_LOOKUP_BATCH)
 
     def drain(self) -> tuple[NDArray[Any], NDArray[Any]]:

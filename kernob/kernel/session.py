@@ -225,10 +225,12 @@ class Session:
         """Raises KernelError naming the first essential hook that no strategy could attach."""
         for hook, report in zip(self._hooks, self.reports, strict=False):
             if hook.essential and report.state is not ProbeState.ATTACHED:
-                reasons = dict.fromkeys(a.reason.split(" | ")[0][:160] for a in report.attempts)
+                found = dict.fromkeys(a.reason.split(" | ")[0][:160] for a in report.attempts)
+                # what the operator chose to leave out comes last: it is seldom what is looked for
+                reasons = sorted(found, key=lambda reason: reason.startswith("switched off"))
                 raise KernelError(
                     f"hook {report.probe}.{report.hook}: none of {len(report.attempts)} strategies attached "
-                    f"({'; '.join(list(reasons)[:3])}); kernob doctor tells all"
+                    f"({'; '.join(reasons[:3])}); kernob doctor tells all"
                 )
 
     def detach(self) -> None:

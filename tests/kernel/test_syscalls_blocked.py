@@ -9,6 +9,7 @@ import json
 import mmap
 import os
 import select
+import shutil
 import signal
 import socket
 import struct
@@ -289,3 +290,51 @@ def test_calls_beyond_the_map_are_counted_without_their_process(agents: Path) ->
         assert by_process + others >= processes * each
         assert others > 0
     os.close(null)
+
+
+def test_calls_of_threads_beyond_the_map_are_counted_as_lost(agents: Path) -> None:
+    """More threads at once than KERNOB_MAX_THREADS: each call was measured, or is in the loss."""
+    processes, each = 60, 50
+    null = os.open("/dev/null", os.O_WRONLY)
+
+    def play() -> None:
+        for _ in range(each):
+            os.write(null, b"x")
+        signal.pause()
+
+    with watching(agents / "cache", max_threads=16, syscalls="write") as watch:
+        syscalls.read(watch.session)
+        before = watch.losses()[Loss.THREADS_FULL]
+        counts: dict[int, int] = {}
+        with sitting(*[play] * processes) as actors:
+            mine = {actor.pid for actor in actors}
+
+            def is_done() -> bool:
+                rows = syscalls.read(watch.session)
+                for key, value in zip(rows.keys, rows.values, strict=True):
+                    counts[int(key["tgid"])] = counts.get(int(key["tgid"]), 0) + int(
+                        value["durations"]["count"]
+                    )
+                lost = watch.losses()[Loss.THREADS_FULL] - before
+                return sum(n for pid, n in counts.items() if pid in mine) + lost >= processes * each
+
+            wait_until(is_done, "all calls to be accounted for", 60)
+        assert len(mine & counts.keys()) <= 16
+        assert all(counts[pid] <= each for pid in mine & counts.keys())
+    os.close(null)
+
+
+def test_programs_that_are_gone_before_anybody_looks_have_their_service(agent: Agent, tmp_path: Path) -> None:
+    """A hundred lives of milliseconds: each write is counted, under the program's name, none under `?`."""
+    program = tmp_path / f"brief{os.getpid()}"
+    shutil.copy(os.path.realpath("/bin/sh"), program)
+    for _ in range(100):
+        subprocess.run([str(program), "-c", "echo x >/dev/null; echo y >/dev/null"], check=True)
+    agent.wait_exports(2)
+    found = {
+        (a["kernob.service"], a["kernob.syscall"]): h.count
+        for a, h in histograms(agent.otlp, "kernob.syscall.duration")
+        if a["process.executable.name"] == program.name
+    }
+    assert found[program.name, "write"] == 200
+    assert {service for service, _ in found} == {program.name}

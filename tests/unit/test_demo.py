@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import doctest
 import io
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -64,6 +65,13 @@ def test_the_closing_line_counts_what_is_not_as_it_must_be() -> None:
     assert ", 1 failed;" in closing(outcomes, False, 5)
 
 
+def test_the_closing_line_names_what_was_told_twice() -> None:
+    """Nobody takes a second try for a first one; the gate counts it all the same."""
+    line = closing([Outcome(a_story("slow"), 1.0, tries=2), Outcome(a_story("loss"), 1.0)], True, 61)
+    assert line == "2 of 2 stories seen (slow told twice), 0 failed; 1 min 1 s"
+    assert count(line) == (2, 0, 0)
+
+
 @pytest.mark.parametrize("faulty", [True, False])
 def test_the_gate_counts_stories_as_it_counts_tests(faulty: bool) -> None:
     """Both closing lines are read by what adds up the gate's figures."""
@@ -81,6 +89,21 @@ def test_every_story_has_a_name_of_its_own_and_a_title() -> None:
     """Names are what --only takes."""
     assert len({s.name for s in STORIES}) == len(STORIES)
     assert all(s.title for s in STORIES)
+
+
+LINKS = re.findall(
+    r'scene\.see\("([^"]+)"((?:, \w+=)?)',
+    "".join(f.read_text() for f in (ROOT / "demo/stories").glob("*.py")),
+)
+
+
+@pytest.mark.parametrize(("board", "variable"), sorted(set(LINKS)))
+def test_links_lead_to_dashboards_that_there_are(board: str, variable: str) -> None:
+    """With a variable that the dashboard has."""
+    found = [json.loads(file.read_text()) for file in (ROOT / "grafana/dashboards").glob("*.json")]
+    (dashboard,) = [each for each in found if each["uid"] == board]
+    names = {each["name"] for each in dashboard["templating"]["list"]}
+    assert not variable or variable.strip(", =") in names
 
 
 @pytest.mark.parametrize("file", RULES, ids=lambda f: f.name)

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What it costs to follow who comes and goes: those who fork and exec, and the agent in a storm of them.
+
+Run as `python -m benchmarks.lives`. First the time in the programs by the kernel's account, net of empty ones
+on the same hooks; then a whole agent while processes come and go as fast as they can, and whether it
+counted each of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import struct
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from benchmarks.agents import AgentProcess
+from benchmarks.table import progress, show, spread
+from benchmarks.workload import Workloads
+from kernob.config import load_settings
+from kernob.errors import KernobError
+from kernob.features.lifecycle import prepare
+from kernob.kernel import attach, syscall
+from kernob.kernel.attach import Loader
+from kernob.kernel.btf import Btf
+from kernob.kernel.compiler import CompiledObject, ProgramCode
+from kernob.kernel.programs import RunStats
+from kernob.kernel.session import Session
+from kernob.pipeline import kernel_options
+from kernob.probes import PROBES, lifecycle
+from kernob.ui.client import fetch_report
+
+_RETURN_0 = bytes.fromhex("b7000000000000009500000000000000")  # r0 = 0; exit
+_STATS_RUN_TIME = 0
+_ROUNDS = 7
+_LIVES = 4_000
+_STORM = 150_000
+_TURNS = ("fork", "exec", "exit")
+_WAYS = {"tp_btf": frozenset[str](), "raw_tp": frozenset({"tp_btf"})}
+
+
+@contextlib.contextmanager
+def _empty(off: frozenset[str]) -> Iterator[list[attach.Link]]:
+    hooks = lifecycle.PROBE.hooks
+    programs = {a.program for hook in hooks for c in hook.candidates for a in c.attachments}
+    compiled = CompiledObject({}, {name: ProgramCode(name, _RETURN_0, ()) for name in programs})
+    loader = Loader(compiled, {}, Btf.load())
+    fd = syscall.bpf(syscall.ENABLE_STATS, struct.pack("=I", _STATS_RUN_TIME))
+    links: list[attach.Link] = []
+    try:
+        for hook in hooks:
+            links += attach.attach(hook, loader, off)[0]
+        yield links
+    finally:
+        for link in reversed(links):
+            link.close()
+        os.close(fd)
+
+
+def _following(off: frozenset[str]) -> Session:
+    settings = load_settings({})
+    options = replace(kernel_options(settings), kinds_off=off, bpf_stats=True)
+    sources = [source for probe in PROBES for source in probe.sources]
+    return Session(sources, lifecycle.PROBE.hooks, options, lambda session: prepare(session, settings))
+
+
+def _each_ns(stats: dict[str, RunStats]) -> dict[str, float]:
+    """By turn: nanoseconds a run."""
+    return {
+        name.rpartition("_")[2]: each.run_time_ns / each.runs for name, each in stats.items() if each.runs
+    }
+
+
+def in_bpf(workloads: Workloads) -> None:
+    """Prints the kernel's own account of time in the programs."""
+    rows = []
+    for way, off in _WAYS.items():
+        found: dict[str, list[dict[str, float]]] = {"empty (gross)": [], "Kernob": []}
+        for i in range(_ROUNDS):
+            progress(f"in BPF, {way}: round {i + 1} of {_ROUNDS}")
+            with _empty(off) as links:
+                workloads.run("lives", _LIVES, 1, 0, 1)
+                bare = _each_ns({link.program.name: link.program.stats() for link in links})
+            with _following(off) as session:
+                workloads.run("lives", _LIVES, 1, 0, 1)
+                own = _each_ns({key[1]: each for key, each in session.run_stats().items()})
+            found["empty (gross)"].append(bare)
+            found["Kernob"].append({turn: own[turn] - bare[turn] for turn in _TURNS})
+        for who, each in found.items():
+            life = [sum(one[turn] for turn in _TURNS) for one in each]
+            rows.append([way, who, *(spread([one[turn] for one in each]) for turn in _TURNS), spread(life)])
+    show(
+        "Lifecycle in BPF: ns a run",
+        ("attached by", "programs", *_TURNS, "a life"),
+        rows,
+        f"{_ROUNDS} rounds; {_LIVES} processes that fork, exec and end. Kernob's without what empty programs "
+        "take. Median (middle half).",
+    )
+
+
+def _lost(otlp: Path) -> dict[str, int]:
+    """kernob.lost by cause, as exported last."""
+    found: dict[str, int] = {}
+    for line in otlp.read_text().splitlines():
+        if '"kernob.lost"' not in line:
+            continue
+        for metric in _metrics(json.loads(line)):
+            if metric["name"] != "kernob.lost":
+                continue
+            for point in metric["sum"]["dataPoints"]:
+                cause = {a["key"]: a["value"] for a in point["attributes"]}["kernob.cause"]["stringValue"]
+                found[cause] = int(point.get("asInt", 0))
+    return {cause: count for cause, count in found.items() if count}
+
+
+def _metrics(request: dict[str, list[dict[str, list[dict[str, list[dict[str, object]]]]]]]) -> list[dict]:  # type: ignore[type-arg]
+    return [m for r in request["resourceMetrics"] for s in r["scopeMetrics"] for m in s["metrics"]]
+
+
+def storm(workloads: Workloads) -> None:
+    """Prints what the agent needs while it rains processes, and what it gave up."""
+    rows = []
+    for name, code, programs in (("one program", 0, 1), ("it fails", 1, 1), ("2,000 programs", 0, 2_000)):
+        progress(f"storm: {name}")
+        directory = workloads.directory / f"storm{code}-{programs}"
+        otlp = directory / "otlp.jsonl"
+        agent = AgentProcess(directory, {}, "--otlp-file", str(otlp))
+        try:
+            agent.wait_until("ready:", timeout_s=120)
+            time.sleep(12)
+            before = agent.usage()
+            result = workloads.run("lives", _STORM, 2, code, programs)
+            storm_s = result.wall_ns / 1e9
+            during = agent.usage()
+            time.sleep(12)
+            after = agent.usage()
+            report = fetch_report(directory / "run" / "agent.sock", "lifecycle", {"limit": "1000"})
+        finally:
+            agent.stop()
+        mine = [p for p in report["programs"] if p["executable"].startswith("ends")]
+        counted = sum(p["exits"] for p in mine)
+        others = sum(p["exits"] for p in report["programs"] if p["service"] == "~other")
+        rows.append(
+            [
+                name,
+                f"{result.operations / storm_s:,.0f}",
+                f"{100 * (during.cpu_s - before.cpu_s) / storm_s:.1f}",
+                f"{after.cpu_s - before.cpu_s:.2f}",
+                f"{after.rss_mib:.0f}",
+                f"{result.operations:,}",
+                f"{counted:,}" + (f" + {others:,} ~other" if others else ""),
+                ", ".join(f"{cause} {count:,}" for cause, count in _lost(otlp).items()) or "nothing",
+            ]
+        )
+    columns = ("storm of", "execs a second", "agent, % of a core", "agent, CPU s in all", "RSS, MiB")
+    show(
+        "The agent in a storm",
+        (*columns, "processes", "ends counted", "kernob.lost"),
+        rows,
+        "Two parents start programs that end at once. Default settings; CPU in all: until 12 s after it.",
+    )
+
+
+def main() -> None:
+    """Runs all."""
+    with Workloads() as workloads:
+        workloads.program("ends", "-static", "-nostdlib")
+        in_bpf(workloads)
+        storm(workloads)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KernobError as error:
+        sys.exit(f"benchmarks: {error}")
