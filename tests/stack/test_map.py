@@ -34,8 +34,11 @@ import three_hosts  # noqa: E402
 import topology  # noqa: E402
 from harness import Agent, running_agent  # noqa: E402
 
+pytestmark = pytest.mark.slow_stack
+"""Five agents and some thirty services beside the stack: minutes, and more than two busy cores carry."""
+
 Edges = set[tuple[str, str, int]]
-LIMIT_S = 420.0
+LIMIT_S = 300.0
 MARK = f"kd{os.getpid()}"
 """Containers of this run are called so."""
 
