@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What hostnames and waits cost those who resolve and wait: getaddrinfo, DNS questions, a large epoll.
 
-Run as `python -m benchmarks.names`, as root. Each workload runs without any program of Kernob's and with all
-of them, in turn; both ends in one process of a network namespace of its own. CPU time, so that what else the
-machine does tells less: medians of the rounds, "more" that of the differences within a round.
+Run as `python -m benchmarks.names [rounds]`, as root. Each workload runs without any program of Kernob's and
+with all of them, in turn; both ends in one process of a network namespace of its own. CPU time, so that what
+else the machine does tells less: medians of the rounds, "more" that of the differences within a round.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from kernob.kernel import uprobes
 from kernob.kernel.libraries import Libraries
 from kernob.probes import names as probe
 
-_ROUNDS = 5
+_ROUNDS = 3
 _NEWNET = 0x40000000
 _CALLS, _QUESTIONS, _SOCKETS, _TIMEOUTS = 4000, 8000, 10_000, 300
 _QUESTION = b"\7\7\1\0\0\1\0\0\0\0\0\0" + b"\3api\7example\0" + struct.pack(">HH", 1, 1)
@@ -60,10 +60,10 @@ def asking() -> int:
 
 def waiting() -> int:
     """An epoll with 10,000 connections, a hundred timeouts a second of 1 ms each."""
-    soft = 2 * _SOCKETS + 100
-    resource.setrlimit(
-        resource.RLIMIT_NOFILE, (soft, max(soft, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
-    )
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if hard < _SOCKETS + 100:
+        raise KernobError(f"needs {_SOCKETS + 100} open files, may have {hard}: ulimit -Hn")
     door = socket.create_server(("127.0.0.1", 0), backlog=1024)
     held = []
     with select.epoll() as poller:
@@ -131,7 +131,8 @@ def main() -> None:
     )
     without: dict[str, list[float]] = {name: [] for name, _ in works}
     with_all: dict[str, list[float]] = {name: [] for name, _ in works}
-    for _ in range(_ROUNDS):
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else _ROUNDS
+    for _ in range(rounds):
         for name, work in works:
             without[name].append(measured(work))
         with attached():
@@ -148,7 +149,7 @@ def main() -> None:
         "CPU time of who resolves or waits, us",
         ("operation", "without", "with", "more", "more, of the least"),
         rows,
-        f"{_ROUNDS} rounds of {_CALLS} calls, {_QUESTIONS} questions and {_TIMEOUTS} timeouts, {_SOCKETS} "
+        f"{rounds} rounds of {_CALLS} calls, {_QUESTIONS} questions and {_TIMEOUTS} timeouts, {_SOCKETS} "
         f"sockets; questions a CPU second: {1e6 / median(without[asked]):,.0f} without, "
         f"{1e6 / median(with_all[asked]):,.0f} with; load {os.getloadavg()[0]:.0f}.",
     )
