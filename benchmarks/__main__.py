@@ -11,6 +11,7 @@ import sys
 
 _MODULES = (
     "hotpath",
+    "connection",
     "syscalls",
     "servers",
     "lives",

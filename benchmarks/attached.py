@@ -31,8 +31,11 @@ from kernob.kernel.programs import RunStats
 from kernob.kernel.session import Session, check_permission
 from kernob.pipeline import kernel_options
 from kernob.probes import PROBES
+from kernob.probes.probe import Probe
 
-_RETURN_0 = bytes.fromhex("b7000000000000009500000000000000")  # r0 = 0; exit
+RETURN_0 = bytes.fromhex("b7000000000000009500000000000000")  # r0 = 0; exit
+# a program on packets that returns 0 drops them all
+RETURN_1 = bytes.fromhex("b7000000010000009500000000000000")
 _STATS_RUN_TIME = 0
 # samples with this much more runs an operation than the least saw other traffic, too
 _FOREIGN = 1.02
@@ -53,11 +56,12 @@ def kernob(
     kinds_off: frozenset[str] = TYPED,
     capacities: Mapping[str, int] | None = None,
     stats: bool = True,
+    probes: Sequence[Probe] = PROBES,
 ) -> Session:
     """Kernob's programs as the agent loads them with default settings, but for what is given."""
     chosen = kernel_options(load_settings({}))
-    sources = [source for probe in PROBES for source in probe.sources]
-    hooks = [hook for probe in PROBES for hook in probe.hooks]
+    sources = [source for probe in probes for source in probe.sources]
+    hooks = [hook for probe in probes for hook in probe.hooks]
     options = replace(
         chosen,
         capacities={**chosen.capacities, **(capacities or {})},
@@ -70,16 +74,18 @@ def kernob(
 class Empty:
     """Programs that return at once, on the hooks that Kernob would take."""
 
-    def __init__(self, kinds_off: frozenset[str] = TYPED) -> None:
+    def __init__(self, kinds_off: frozenset[str] = TYPED, probes: Sequence[Probe] = PROBES) -> None:
         self._kinds_off = kinds_off
+        self._probes = probes
         self._links: list[tuple[Hook, Link]] = []
         self._stats_fd = -1
 
     def __enter__(self) -> Empty:
         check_permission()
-        hooks = [hook for probe in PROBES for hook in probe.hooks]
-        names = {a.program for hook in hooks for c in hook.candidates for a in c.attachments}
-        compiled = CompiledObject({}, {name: ProgramCode(name, _RETURN_0, ()) for name in names})
+        hooks = [hook for probe in self._probes for hook in probe.hooks]
+        every = {a for hook in hooks for c in hook.candidates for a in c.attachments}
+        codes = {a.program: RETURN_1 if a.kind == "cgroup_skb" else RETURN_0 for a in every}
+        compiled = CompiledObject({}, {name: ProgramCode(name, code, ()) for name, code in codes.items()})
         loader = Loader(compiled, {}, Btf.load())
         self._stats_fd = syscall.bpf(syscall.ENABLE_STATS, struct.pack("=I", _STATS_RUN_TIME))
         for hook in hooks:
@@ -158,6 +164,7 @@ def rounds(
     work: Callable[[], Result],
     count: int,
     repeats: int = 3,
+    probes: Sequence[Probe] = PROBES,
 ) -> dict[str, list[Sample]]:
     """A B C A B C...: each round measures the empty programs, then every contender, `repeats` times.
 
@@ -166,7 +173,7 @@ def rounds(
     """
     found: dict[str, list[Sample]] = {EMPTY: [], **{name: [] for name in contenders}}
     for _ in range(count):
-        with Empty() as session:
+        with Empty(probes=probes) as session:
             idle = [_sample(session, work, {}) for _ in range(repeats)]
         found[EMPTY] += idle
         counting_ns = _counting_ns(idle)

@@ -32,7 +32,6 @@ from kernob.kernel.programs import RunStats
 from kernob.kernel.session import Session
 from kernob.pipeline import kernel_options
 from kernob.probes import PROBES, lifecycle
-from kernob.ui.client import fetch_report
 
 _RETURN_0 = bytes.fromhex("b7000000000000009500000000000000")  # r0 = 0; exit
 _STATS_RUN_TIME = 0
@@ -102,19 +101,22 @@ def in_bpf(workloads: Workloads) -> None:
     )
 
 
-def _lost(otlp: Path) -> dict[str, int]:
-    """kernob.lost by cause, as exported last."""
-    found: dict[str, int] = {}
+def _exported(otlp: Path, name: str, attribute: str) -> dict[str, int]:
+    """A counter as exported last: by the value of one attribute."""
+    latest: dict[str, tuple[str, int]] = {}
     for line in otlp.read_text().splitlines():
-        if '"kernob.lost"' not in line:
+        if f'"{name}"' not in line:
             continue
         for metric in _metrics(json.loads(line)):
-            if metric["name"] != "kernob.lost":
-                continue
-            for point in metric["sum"]["dataPoints"]:
-                cause = {a["key"]: a["value"] for a in point["attributes"]}["kernob.cause"]["stringValue"]
-                found[cause] = int(point.get("asInt", 0))
-    return {cause: count for cause, count in found.items() if count}
+            if metric["name"] == name:
+                for point in metric["sum"]["dataPoints"]:
+                    words = {a["key"]: a["value"].get("stringValue", "") for a in point["attributes"]}
+                    series = json.dumps(point["attributes"])
+                    latest[series] = (words[attribute], int(point.get("asInt", 0)))
+    found: dict[str, int] = {}
+    for value, count in latest.values():
+        found[value] = found.get(value, 0) + count
+    return {value: count for value, count in found.items() if count}
 
 
 def _metrics(request: dict[str, list[dict[str, list[dict[str, list[dict[str, object]]]]]]]) -> list[dict]:  # type: ignore[type-arg]
@@ -131,32 +133,41 @@ def storm(workloads: Workloads) -> None:
         agent = AgentProcess(directory, {}, "--otlp-file", str(otlp))
         try:
             agent.wait_until("ready:", timeout_s=120)
-            time.sleep(12)
+            time.sleep(10)
+            calm = agent.usage()
+            time.sleep(20)
             before = agent.usage()
             result = workloads.run("lives", _STORM, 2, code, programs)
             storm_s = result.wall_ns / 1e9
             during = agent.usage()
             time.sleep(12)
             after = agent.usage()
-            report = fetch_report(directory / "run" / "agent.sock", "lifecycle", {"limit": "1000"})
         finally:
             agent.stop()
-        mine = [p for p in report["programs"] if p["executable"].startswith("ends")]
-        counted = sum(p["exits"] for p in mine)
-        others = sum(p["exits"] for p in report["programs"] if p["service"] == "~other")
+        exits = _exported(otlp, "kernob.process.exits", "process.executable.name")
+        counted = sum(count for program, count in exits.items() if program.startswith("ends"))
+        others, lost = exits.get("~other", 0), _exported(otlp, "kernob.lost", "kernob.cause")
         rows.append(
             [
                 name,
                 f"{result.operations / storm_s:,.0f}",
+                f"{100 * (before.cpu_s - calm.cpu_s) / (before.at_s - calm.at_s):.1f}",
                 f"{100 * (during.cpu_s - before.cpu_s) / storm_s:.1f}",
                 f"{after.cpu_s - before.cpu_s:.2f}",
                 f"{after.rss_mib:.0f}",
                 f"{result.operations:,}",
                 f"{counted:,}" + (f" + {others:,} ~other" if others else ""),
-                ", ".join(f"{cause} {count:,}" for cause, count in _lost(otlp).items()) or "nothing",
+                ", ".join(f"{cause} {count:,}" for cause, count in lost.items()) or "nothing",
             ]
         )
-    columns = ("storm of", "execs a second", "agent, % of a core", "agent, CPU s in all", "RSS, MiB")
+    columns = (
+        "storm of",
+        "execs a second",
+        "agent before, % of a core",
+        "agent, % of a core",
+        "agent, CPU s in all",
+        "RSS, MiB",
+    )
     show(
         "The agent in a storm",
         (*columns, "processes", "ends counted", "kernob.lost"),

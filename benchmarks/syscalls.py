@@ -2,8 +2,8 @@
 """What measuring system calls costs those who make them.
 
 Run as `python -m benchmarks.syscalls`, with `--many` also for 40 watched calls. First the time in the
-programs by the kernel's account, net of empty ones on the same hooks; then wall time a call without and with
-them, for each way of attaching, beside empty programs.
+programs by the kernel's account, net of empty ones on the same hooks; then processor time a call without and
+with them, for each way of attaching, beside empty programs.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def _arms(names: Sequence[str]) -> list[Arm]:
 
 
 def timed(workloads: Workloads, names: Sequence[str]) -> None:
-    """Prints wall time a call, by way: medians of the differences to no programs in the same round."""
+    """Prints processor time a call, by way: medians of the differences to no programs in the same round."""
     arms = _arms(names)
     found: dict[tuple[str, str], list[float]] = {}
     for i in range(_ROUNDS):
@@ -103,7 +103,7 @@ def timed(workloads: Workloads, names: Sequence[str]) -> None:
             with arm.attached():
                 for case, (program, calls) in _CASES.items():
                     result: Result = workloads.run(program, _CALLS, CPU)
-                    found.setdefault((arm.name, case), []).append(result.wall_each_ns / calls)
+                    found.setdefault((arm.name, case), []).append(result.cpu_each_ns / calls)
     rows = []
     for arm in arms:
         cells = [arm.name]
@@ -115,7 +115,7 @@ def timed(workloads: Workloads, names: Sequence[str]) -> None:
         rows.append(cells)
     columns = [word for case in _CASES for word in (case, "difference")]
     show(
-        f"{len(names)} calls watched: ns a call",
+        f"{len(names)} calls watched: ns of processor time a call",
         ("programs", *columns),
         rows,
         f"{_ROUNDS} rounds of all arms, {_CALLS} operations each, one CPU. Differences to the first arm of "

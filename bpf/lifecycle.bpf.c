@@ -7,8 +7,8 @@
  *
  * Threads are no processes: a fork with pid != tgid is left out, and a process ends with its last thread
  * (signal->live is 0), with the code that its parent is told. Counts are exact. Events are only told where
- * the end means failure, or where user space asks for more, and never more than a CPU's budget of them. What
- * it costs was not measured yet.
+ * the end means failure, or where user space asks for more, and never more than a CPU's budget of them.
+ * Cost: see benchmarks/README.md.
  *
  * Blind spots: kernel threads; the command line beyond ARGS_LEN bytes, and of a process whose first page of
  * arguments is not resident; a process older than the agent is known as /proc had it when the agent started.

@@ -10,7 +10,6 @@ In: hooks of `probes`, a CompiledObject, maps. Out: Attached (links to close) an
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import logging
 import os
 import struct
@@ -29,7 +28,6 @@ from kernob.model import Attempt, HookReport, ProbeState
 
 log = logging.getLogger(__name__)
 
-_IOC_ENABLE, _IOC_SET_BPF = 0x2400, 0x40042408
 _PERF_TYPE_TRACEPOINT, _PERF_SAMPLE_RAW = 2, 1 << 10
 
 
@@ -183,8 +181,7 @@ class Kprobe:
             link.on_close(remove)
             fd = syscall.perf_event_open(_tracepoint_attr(event_id), cpu=0)
             link.on_close(lambda: os.close(fd))
-            fcntl.ioctl(fd, _IOC_SET_BPF, program.fd)
-            fcntl.ioctl(fd, _IOC_ENABLE, 0)
+            syscall.run_at(fd, program.fd)
         except (OSError, AttachError) as error:
             link.close()
             raise AttachError(f"{self.target}: kprobe: {_why_not_perf(error)}") from error
@@ -206,8 +203,7 @@ class PerfTracepoint:
         try:
             fd = syscall.perf_event_open(_tracepoint_attr(tracefs.event_id(self.target)), cpu=0)
             link.on_close(lambda: os.close(fd))
-            fcntl.ioctl(fd, _IOC_SET_BPF, program.fd)
-            fcntl.ioctl(fd, _IOC_ENABLE, 0)
+            syscall.run_at(fd, program.fd)
         except (OSError, AttachError) as error:
             link.close()
             raise AttachError(f"{self.target}: tracepoint: {_why_not_perf(error)}") from error

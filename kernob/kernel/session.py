@@ -253,6 +253,11 @@ class Session:
             self._stats_fd = -1
         tracefs.release()
 
+    @property
+    def links(self) -> tuple[Link, ...]:
+        """What is attached, in order."""
+        return tuple(link for _hook, link in self._links)
+
     def run_stats(self) -> dict[tuple[str, str], RunStats]:
         """(probe, program) -> the kernel's own count of runs; run time only with bpf_stats."""
         totals: dict[tuple[str, str], RunStats] = {}

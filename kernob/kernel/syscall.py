@@ -8,6 +8,7 @@ not load BCC's library (LLVM stays resident) and libbpf's ABI differs between th
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import platform
 import struct
@@ -32,6 +33,7 @@ ITER_CREATE = 33
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
+_IOC_ENABLE, _IOC_SET_BPF = 0x2400, 0x40042408  # linux/perf_event.h
 
 
 def pointer(buffer: ctypes.Array[ctypes.c_char] | int) -> int:
@@ -83,3 +85,9 @@ def perf_event_open(attr: bytes, cpu: int) -> int:
         error = ctypes.get_errno()
         raise OSError(error, os.strerror(error))
     return result
+
+
+def run_at(event_fd: int, program_fd: int) -> None:
+    """Has a program run at a perf event from now on. Raises OSError."""
+    fcntl.ioctl(event_fd, _IOC_SET_BPF, program_fd)
+    fcntl.ioctl(event_fd, _IOC_ENABLE, 0)

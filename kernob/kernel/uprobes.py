@@ -10,7 +10,6 @@ CAP_SYS_ADMIN each time. Called by `libraries`; `attach` loads the programs like
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import os
 import struct
 from collections.abc import Callable
@@ -24,7 +23,6 @@ from kernob.kernel.programs import Program
 from kernob.kernel.symbols import entry_offset
 
 PMU = Path("/sys/bus/event_source/devices/uprobe")
-_IOC_ENABLE, _IOC_SET_BPF = 0x2400, 0x40042408
 _ATTR_BYTES = 112
 _RETURN = 1  # BPF_F_UPROBE_MULTI_RETURN
 
@@ -94,8 +92,7 @@ def probe(program: Program, file_fd: int, offset: int, at_return: bool) -> int:
                        syscall.pointer(path), offset)  # fmt: skip
     fd = syscall.perf_event_open(attr.ljust(_ATTR_BYTES, b"\0"), cpu=0)
     try:
-        fcntl.ioctl(fd, _IOC_SET_BPF, program.fd)
-        fcntl.ioctl(fd, _IOC_ENABLE, 0)
+        syscall.run_at(fd, program.fd)
     except OSError:
         os.close(fd)
         raise

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Probe `names`: what resolvers answered.
 
-Hooks: see bpf/names.bpf.c. In: records of the lookups ring. Out: Lookups. Called by `features.names`.
+Hooks: see bpf/names.bpf.c and names_wire.bpf.c. In: records of the lookups ring. Out: Lookups. Called by
+`features.names`.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _PROGRAMS = (*dict.fromkeys(ENTRIES.values()), RETURN)
 
 PROBE = Probe(
     name="names",
-    sources=("names.bpf.c",),
+    sources=("names.bpf.c", "names_wire.bpf.c"),
     hooks=(
         first_of(
             "names",

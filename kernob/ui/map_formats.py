@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from importlib import resources
 from typing import Any, Final
 
+from kernob.model import EdgeRow
 from kernob.view import printable
 
 _LIBRARY: Final = "cytoscape.min.js"
@@ -29,20 +30,9 @@ class Node:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Edge:
-    """An edge of the map; sent is from source to target."""
+class Edge(EdgeRow):
+    """An edge of the map, with its scores by dimension where it has any; texts are safe to print."""
 
-    source: str
-    target: str
-    port: int
-    edge_class: str
-    address: str
-    tx_bytes: int
-    rx_bytes: int
-    connections: int
-    failures: int
-    first_unix_ns: int
-    last_unix_ns: int
     scores: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
@@ -140,7 +130,7 @@ def as_html(graph: Graph) -> str:
 
 
 def _fields(part: Node | Edge) -> dict[str, Any]:
-    return {name: getattr(part, name) for name in part.__slots__}
+    return {name: getattr(part, name) for name in part.__dataclass_fields__}
 
 
 def _quoted(text: str) -> str:

@@ -218,7 +218,7 @@ http {{
   map $http_upgrade $connection_upgrade {{ default upgrade; '' ''; }}
   upstream app {{ server 127.0.0.1:{app}; keepalive 4; }}
   server {{
-    listen 127.0.0.1:{http}; listen 127.0.0.1:{https} ssl;
+    listen 127.0.0.1:{http}; listen 127.0.0.1:{https} ssl http2;
     ssl_certificate {dir}/cert.pem; ssl_certificate_key {dir}/key.pem;
     root {dir}/www;
     location /app/ {{ proxy_pass http://app; proxy_http_version 1.1; proxy_set_header Host $host;

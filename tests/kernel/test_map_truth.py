@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from harness import PROGRAM, environment, running_agent, wait_until
-from topology import CLIENTS, JOB, SERVERS, Topology, built
+from topology import CLIENTS, JOB, NOWHERE, SERVERS, Topology, built
 
 LIMIT_S = 180.0
 
@@ -40,6 +40,17 @@ def edges(directory: Path, topology: Topology) -> set[tuple[str, str, int]]:
     found = {(e["source"], e["target"], e["port"]) for e in show(directory)["edges"]}
     mine = {e for e in found if prefix in e[0] or prefix in e[1]}
     return {(a.removeprefix(prefix), b.removeprefix(prefix), port) for a, b, port in mine}
+
+
+def scores(directory: Path, topology: Topology, edge: tuple[str, str, int]) -> dict[str, float]:
+    """Scores by dimension of an edge from one service of the topology to another, or to a node's id."""
+    prefix = f"{os.uname().nodename}/{topology.mark}-"
+    source, target, port = edge
+    ends = prefix + source, target if "/" in target else prefix + target, port
+    for row in show(directory)["edges"]:
+        if (row["source"], row["target"], row["port"]) == ends:
+            return dict(row["scores"])
+    return {}
 
 
 def first_seen(directory: Path, topology: Topology) -> dict[tuple[str, str, int], int]:
@@ -84,6 +95,13 @@ def test_the_map_is_the_truth_through_restarts_of_everything(agents: Path) -> No
                 topology.start(JOB)
                 topology.running.pop(JOB).wait(30)
             until_true(directory, topology)
+
+            def scored() -> bool:
+                good = scores(directory, topology, ("scraper", "redis", 6379))
+                bad = scores(directory, topology, ("app", f"ip/{NOWHERE}", 443))
+                return good.get("reliability") == 1 and bad.get("reliability", 1) < 0.1
+
+            wait_until(scored, "edges to have their own scores", LIMIT_S)
             for name in (*SERVERS, *CLIENTS):
                 topology.stop(name)
                 topology.start(name)

@@ -134,3 +134,25 @@ def test_the_service_map_waits_for_room(disk: Path, caplog: pytest.LogCaptureFix
     assert {edge.tx_bytes for edge in read_map(disk)[1]} == {26}
     assert len(caplog.records) == 2
     life.store.close(10)
+
+
+def test_the_service_map_of_a_read_only_disk(disk: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What was stored is known again; what happens now stays in memory; one line says why."""
+    life = Life(disk)
+    life.tick(5)
+    life.written()
+    life.store.close(10)
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    later = Life(disk)
+    assert len(later.state) == len(later.baseline) == 50
+    for _ in range(50):
+        later.tick(1)
+        time.sleep(0.002)
+    until(lambda: later.store.problem != "")
+    assert {edge.tx_bytes for edge in later.state.rows()[1]} == {55}
+    assert {edge.tx_bytes for edge in read_map(disk)[1]} == {5}
+    assert later.store.staged <= 1
+    later.store.close(10)
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == 1
+    assert "Read-only file system" in lines[0]

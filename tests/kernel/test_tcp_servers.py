@@ -89,8 +89,8 @@ def world(agents: Path) -> Iterator[World]:
 def test_ten_thousand_normal_exchanges_are_no_drop(world: World) -> None:
     """Not one drop, timeout or failed attempt, whoever asks whom.
 
-    Keep-alive, Connection: close, HTTP/1.0, HEAD, TLS, WebSocket, chunked, proxied; commands, pipelines,
-    pub/sub; statements, LISTEN/NOTIFY; AMQP with acknowledgements and heartbeats.
+    Keep-alive, Connection: close, HTTP/1.0, HEAD, TLS, HTTP/2, long polls, WebSocket, chunked, proxied;
+    commands, pipelines, pub/sub; statements, LISTEN/NOTIFY; AMQP with acknowledgements and heartbeats.
     """
     made = sum(
         world.client(what, port, scaled(count, 20))
@@ -100,6 +100,7 @@ def test_ten_thousand_normal_exchanges_are_no_drop(world: World) -> None:
             ("http_10", HTTP, 600),
             ("https", HTTPS, 300),
             ("http_pool", HTTP, 600),
+            ("http_long_poll", HTTP, 200),
             ("http_keepalive", PROXY, 500),
             ("http_close", PROXY, 300),
             ("http_pool", PROXY, 200),
@@ -120,9 +121,12 @@ def test_ten_thousand_normal_exchanges_are_no_drop(world: World) -> None:
     stage.run("redis-cli", "-p", REDIS, "ping")
     stage.run("curl", "-sS", "-o", "/dev/null", f"http://127.0.0.1:{HTTP}/page?[1-{more}]")
     stage.run("curl", "-sSk", "-o", "/dev/null", f"https://127.0.0.1:{HTTPS}/large")
+    many = ("--http2", "-Z", "--parallel-max", 20, "-w", "%{http_version} ", "-o", "/dev/null")
+    said = stage.run("curl", "-sSk", *many, f"https://127.0.0.1:{HTTPS}/page?[1-{more}]")
+    assert said.split() == ["2"] * more
     stage.run("curl", "-sS", "-I", f"http://127.0.0.1:{PROXY}/large")
     stage.run("curl", "-sS", "-H", "Connection: close", "-o", "/dev/null", f"http://127.0.0.1:{PROXY}/large")
-    made += 2 * more + more + 20 + more + 5
+    made += 2 * more + more + 20 + 2 * more + 5
     facts = world.facts()
     print(f"{made} exchanges: {dict(facts)}")
     assert SCALE < 1 or made >= 10_000

@@ -106,6 +106,17 @@ def test_json_dot_and_mermaid(kernob: Callable[..., Result]) -> None:
     assert '"]["' not in mermaid
 
 
+def test_graphviz_reads_every_edge(kernob: Callable[..., Result]) -> None:
+    """Also where names are hostile: the nodes and edges that `dot` lays out are those of the map."""
+    dot = shutil.which("dot")
+    if dot is None:
+        pytest.skip("missing feature: graphviz")
+    text = kernob("map", "--format", "dot").output
+    done = subprocess.run([dot, "-Tplain"], input=text, capture_output=True, text=True, check=True)
+    kinds = [line.split()[0] for line in done.stdout.splitlines()]
+    assert (kinds.count("node"), kinds.count("edge")) == (5, 3)
+
+
 def test_the_page_needs_nothing_and_runs_nobody_elses_script(kernob: Callable[..., Result]) -> None:
     """No address is loaded; data cannot end the script; the scripts are well-formed."""
     page = kernob("map", "--format", "html").output

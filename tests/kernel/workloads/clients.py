@@ -84,6 +84,28 @@ def http_pool(port: int, count: int) -> None:
     asyncio.run(main())
 
 
+def http_long_poll(port: int, count: int) -> None:
+    """Twenty at a time that are answered late, in an event loop whose timers fire meanwhile."""
+    import aiohttp
+
+    async def main() -> None:
+        async def tick() -> None:
+            while True:
+                await asyncio.sleep(0.05)
+
+        ticking = asyncio.create_task(tick())
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=20)) as session:
+
+            async def ask() -> None:
+                async with session.get(f"http://{HOST}:{port}/app/poll") as answer:
+                    assert (await answer.read()) == b"news"
+
+            await asyncio.gather(*(ask() for _ in range(count)))
+        ticking.cancel()
+
+    asyncio.run(main())
+
+
 def http_idle(port: int, count: int) -> None:
     """Requests about as far apart as the server keeps an idle connection: some meet its end."""
     connection = http.client.HTTPConnection(HOST, port)
@@ -154,6 +176,10 @@ def application(port: int, _count: int) -> None:
         await answer.write_eof()
         return answer
 
+    async def poll(_request: web.Request) -> web.Response:
+        await asyncio.sleep(0.5)  # nothing is new for so long
+        return web.Response(text="news")
+
     async def upload(request: web.Request) -> web.Response:
         return web.Response(text=str(len(await request.read())))
 
@@ -173,6 +199,7 @@ def application(port: int, _count: int) -> None:
 
     site = web.Application(client_max_size=1 << 20)
     site.add_routes([web.get("/app/chunks", chunks), web.post("/app/upload", upload), web.get("/app/ws", ws)])
+    site.add_routes([web.get("/app/poll", poll)])
     web.run_app(site, host=HOST, port=port, print=lambda *_: None)
 
 

@@ -20,7 +20,7 @@ import time
 from typing import Any
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-PAUSE_S = 0.1
+PAUSE_S = 0.25
 
 
 def answer(connection: socket.socket) -> None:
