@@ -33,7 +33,7 @@ from kernob.syscall_table import expand, names, numbers
 WAYS = {"tracepoint": "", "tp_btf": "tracepoint", "raw_tp": "tracepoint,tp_btf"}
 HELD_S = 0.18
 FLOOR, DISK_FLOOR = (0.99, 0.95) if SCALE == 1 else (0.0, 0.0)
-"""Part of what the caller saw that must be there. An emulated processor may stand still on the way to a call."""
+"""Part of what the caller saw that must be there: an emulated processor may stand still before a call."""
 EPOLL = expand("epoll_wait")
 FUTEX_WAIT, FUTEX_WAKE = 0, 1
 CLONE3 = 435
