@@ -2,8 +2,8 @@
 """Two who never hear anything, until this process is ended: a caller, and one who asked and waits.
 
 `dark.py NAMESPACE ADDRESS NOWHERE`: ADDRESS is the namespace's, NOWHERE one whose packets are dropped on the
-way. One child calls NOWHERE again and again, 10 s each time; this process asks a server that never answers
-and waits for it half a second at a time (SO_RCVTIMEO). Standard library only; needs root.
+way. One child calls NOWHERE again and again, 10 s each time; this process asks servers that never answer, one
+after the other, and waits half a second for each (SO_RCVTIMEO). Standard library only; needs root.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import socket
 import struct
 import sys
 
-from mishaps import ASK, read_nothing, served
+from mishaps import ASK, ended, read_nothing, served
 
 CALL_S = 10.0
 
@@ -28,15 +28,16 @@ def call(nowhere: str) -> None:
 
 
 def wait(namespace: str, address: str) -> None:
-    """One question, and waits in vain."""
-    client, _ = served(namespace, address, read_nothing)
-    client.settimeout(None)
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, 500_000))
-    client.sendall(ASK)
+    """Questions, one after the other, and waits in vain for their answers."""
     while True:
-        with contextlib.suppress(BlockingIOError):
-            if not client.recv(1):
-                return
+        client, pid = served(namespace, address, read_nothing)
+        with client:
+            client.settimeout(None)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, 500_000))
+            client.sendall(ASK)
+            with contextlib.suppress(BlockingIOError):
+                client.recv(1)
+        ended(pid, signal.SIGKILL)
 
 
 def main(namespace: str, address: str, nowhere: str) -> int:
