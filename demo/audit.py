@@ -15,6 +15,7 @@ from scripts.metrics_doc import SECTIONS, prometheus_name
 NOT_HERE = {
     "kernob.coverage": "interfaces that lead somewhere; nothing of the demo leaves the machine",
     "kernob.export.failures": "a Collector that refuses",
+    "kernob.map.edge.address": "other hosts; nothing of the demo leaves the machine",
     "kernob.probe.run_time": "KERNOB_BPF_STATS",
     "kernob.probe.runs": "KERNOB_BPF_STATS",
     "kernob.process.oom_kills": "a kill for memory",
