@@ -111,7 +111,7 @@ def test_agents_settings_are_passed_on_only_when_set() -> None:
 
 
 def test_every_setting_of_the_agent_can_be_set_in_the_stack() -> None:
-    """One that compose.yaml did not pass on would be ignored without a word. Places in the container stand."""
+    """One that compose.yaml did not pass on would be ignored silently. Places in the container stand."""
     places = {"KERNOB_SOCKET", "KERNOB_STATE_DIR", "KERNOB_CACHE_DIR", "KERNOB_PROC_ROOT", "KERNOB_HOST_ROOT"}
     own = {each.variable for each in SETTINGS if each.variable.startswith("KERNOB_")}
     assert own - places - {"KERNOB_BTF"} <= set(PASSED_ON.findall(COMPOSE.read_text()))
