@@ -88,6 +88,11 @@ def _number(text: Text, unit: str, expression: str, levels: Mapping[float, str],
     return panel.thresholds(look.thresholds(levels, base)).links([frame.see("TCP health", "kernob-tcp")])
 
 
+def _events(variable: str, column: str) -> tuple[str, str]:
+    """A link to what happened to the connections of a row's service or destination."""
+    return "TCP health", frame.filtered("kernob-tcp", variable, column, "host")
+
+
 def _or_unknown(ranking: str, expression: str) -> str:
     """`expression` for what `ranking` lists; -1 where it has no value."""
     return f"({expression} and {ranking}) or (0 * {ranking} - 1)"
@@ -113,8 +118,8 @@ def _dependencies() -> Panel:
     scores = [(name, f"min by ({BY}) ({_score(name)})") for name in DIMENSIONS]
     expressions, columns = _ranked(WORST, scores)
     columns[1:1] = [
-        Column("kernob_service", "Service"),
-        Column("server_address", "Destination"),
+        Column("kernob_service", "Service", link=_events("service", "Service")),
+        Column("server_address", "Destination", link=_events("destination", "Destination")),
         Column("server_port", "Port", width=50),
     ]
     expressions |= _facts()
@@ -147,7 +152,7 @@ def _destinations() -> Panel:
     expressions, columns = _ranked(
         f"bottomk(30, {scored('composite')})", [(name, scored(name)) for name in DIMENSIONS]
     )
-    columns.insert(1, Column(by, "Destination"))
+    columns.insert(1, Column(by, "Destination", link=_events("destination", "Destination")))
     queries = [look.rows(dashed(each, by), ref) for ref, each in expressions.items()]
     return look.table(text, WIDE, columns, *queries)
 

@@ -275,6 +275,17 @@ def _durations() -> Iterator[Panel]:
 
 # ---- tables --------------------------------------------------------------------------------------
 
+SERVICE_COLUMN = Column(
+    "kernob_service",
+    "Service",
+    link=("Only this service", frame.filtered(UID, "service", "Service", "host", "destination")),
+)
+DESTINATION_COLUMN = Column(
+    "server_address",
+    "Destination",
+    link=("How it serves", frame.filtered("kernob-dependency", "destination", "Destination", "host")),
+)
+
 
 def _tables() -> Iterator[Panel]:
     """Whom it hits, and when."""
@@ -298,8 +309,8 @@ def _worst_destinations() -> Panel:
     by = ",".join(DESTINATION)
     worst = f"topk(30, round(sum by ({by}) ({everything})) > 0)"
     columns: tuple[Column, ...] = (
-        Column("kernob_service", "Service"),
-        Column("server_address", "Destination"),
+        SERVICE_COLUMN,
+        DESTINATION_COLUMN,
         Column("server_port", "Port", width=60),
         Column("Value #B", "Failed", look.COUNT, 75, levels={1.0: BAD}),
         Column("Value #C", "Dropped", look.COUNT, 80, levels={1.0: BAD}),
@@ -335,7 +346,7 @@ def _worst_processes() -> Panel:
     columns = (
         Column("process_executable_name", "Process"),
         Column("process_pid", "PID", width=80),
-        Column("kernob_service", "Service"),
+        SERVICE_COLUMN,
         Column("Value #B", "Failed", look.COUNT, 75, levels={1.0: BAD}),
         Column("Value #C", "Dropped", look.COUNT, 80, levels={1.0: BAD}),
         Column("Value #D", "Resets", look.COUNT, 75, levels={1.0: WARN}),
@@ -364,8 +375,8 @@ def _latest_events() -> Panel:
     columns = (
         Column("Value", "When", EXACT, 190, sorted=True),
         Column("kernob_event_kind", "What", width=190),
-        Column("kernob_service", "Service"),
-        Column("server_address", "Destination"),
+        SERVICE_COLUMN,
+        DESTINATION_COLUMN,
         Column("host_name", "Host", width=90),
     )
     return look.table(text, WIDE, columns, look.rows(dashed(latest, "server_address")))
