@@ -101,7 +101,8 @@ class Baseline:
             return []
         learning = now_ns - service_since_ns < self._learning_ns
         state = DestinationState.LEARNED if learning else DestinationState.NEW
-        address = link.target.title if link.target.kind is NodeKind.NAME else link.address
+        single = link.target.title if link.target.kind is NodeKind.NAME else link.address
+        address = link.target.fold or single
         row = DestinationRow(service, link.target.id, link.port, address, state, now_ns)
         self._rows[key] = row
         self._changed.add(key)
@@ -188,6 +189,11 @@ class Baseline:
         """Has everything count as changed."""
         self._changed = set(self._rows)
 
+    def stage(self, changed: Iterable[Key], gone: Iterable[Key]) -> None:
+        """Has these count as changed, and those as gone."""
+        self._changed.update(changed)
+        self._gone.update(gone)
+
     def _admit(self, service: str, learning: bool, now_ns: int) -> bool:
         minute = now_ns // _MINUTE_NS
         at, count = self._minutes.get(service, (minute, 0))
@@ -206,6 +212,8 @@ class Baseline:
         where = f"{what} port {row.port}" if row.port else what
         if link.target.kind.value == "service":
             where += f" ({link.target.title})"
+        elif link.target.fold:
+            where += f" ({link.host or link.address})"
         body = f"{row.service} talks to {where} for the first time"
         if learning:
             body += ", while this service's destinations are being learned"
