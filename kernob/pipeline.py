@@ -383,9 +383,13 @@ class Pipeline:
         return dataclasses.replace(info, service=service)
 
     def _named(self, info: ProcessInfo, command_line: bytes | None) -> ProcessInfo:
-        """A program with its service; `command_line` is raw, like the names of `info`; None: all is clean."""
+        """A program with its service; `command_line` is raw, like the names of `info`; None: all is clean.
+
+        A program listens on no port, and rules that ask for one are about processes.
+        """
         clean = info if command_line is None else _clean(info, command_line)
-        return dataclasses.replace(clean, service=service_of(clean, self._containers))
+        service = self._network.service_of(clean) or service_of(clean, self._containers)
+        return dataclasses.replace(clean, service=service)
 
     def _check_liveness(self, now_s: float) -> None:
         """Once a minute, asks /proc for processes whose end the kernel side could not tell (exec)."""
