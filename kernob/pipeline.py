@@ -396,9 +396,10 @@ class Pipeline:
         if now_s - self._checked_s < _LIVENESS_S:
             return
         self._checked_s = now_s
-        gone = []
-        for known in self._traffic.processes.alive():
-            current = self._proc.read_process(known.key.pid, 0)
-            if current is None or current.key.start_ticks != known.key.start_ticks:
-                gone.append(known.key)
+        try:
+            alive = [known.key for known in self._traffic.processes.alive()]
+            gone = [key for key in alive if self._proc.start_ticks(key.pid) != key.start_ticks]
+        except OSError as error:  # not one of them has ended by that
+            log.warning("cannot look which processes are there: %s", error.strerror)
+            return
         self._traffic.processes.mark_ended(gone)
