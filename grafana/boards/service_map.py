@@ -57,15 +57,17 @@ SEEN = "(topk(1, tlast_over_time(kernob:map:node[$__range])) by (id) * 0 + 1)"
 ON = "on (host_name,metrics_id)"
 
 
-def _edges() -> str:
-    """Edges seen in the range, once each: 1."""
+def edges_seen() -> str:
+    """Edges seen in the range, once each: 1. Not those that later were known to be others."""
     seen = select("kernob:map:edge", HOST, CLASS)
-    return f"(topk(1, tlast_over_time({seen}[$__range])) by (id) * 0 + 1)"
+    otherwise = select("", '__name__=~"kernob:map:(joined|explained|withdrawn)"', HOST)
+    last = f"union(tlast_over_time({seen}[$__range]), tlast_over_time({otherwise}[$__range]))"
+    return f'(label_match(topk(1, {last}) by (id), "source", ".+") * 0 + 1)'
 
 
 def _ends() -> str:
     """Nodes at the ends of these edges: 1."""
-    used = f'(label_copy({_edges()}, "source", "id") or label_copy({_edges()}, "target", "id"))'
+    used = f'(label_copy({edges_seen()}, "source", "id") or label_copy({edges_seen()}, "target", "id"))'
     return f"({SEEN} and on (id) {used})"
 
 
@@ -94,7 +96,7 @@ def _on(edges: str, figure: str) -> str:
 def _glance() -> Iterator[Panel]:
     for title, says, query in (
         ("Nodes", "Services, destinations and clients seen in the range on the screen.", _ends()),
-        ("Edges", "Who connects to whom, on which port, in the range on the screen.", _edges()),
+        ("Edges", "Who connects to whom, on which port, in the range on the screen.", edges_seen()),
     ):
         yield look.stat(
             Text(title, says, EMPTY, "none"), look.COUNT, STAT, look.at_end(f"count({query})", title)
@@ -102,7 +104,9 @@ def _glance() -> Iterator[Panel]:
     text = Text(
         "Failing edges", "Edges on which more than a twentieth of all attempts failed.", EMPTY, "none"
     )
-    failing = look.at_end(f"count({_edges()} and {ON} {FAILING}) or 0 * count({_edges()})", text.title)
+    failing = look.at_end(
+        f"count({edges_seen()} and {ON} {FAILING}) or 0 * count({edges_seen()})", text.title
+    )
     yield look.stat(text, look.COUNT, STAT, failing).thresholds(look.thresholds({1.0: WARN}))
     text = Text(
         "New destinations",
@@ -110,7 +114,7 @@ def _glance() -> Iterator[Panel]:
         EMPTY,
         "none",
     )
-    new = look.at_end(f"count({_recent('1h')} > time() - 3600) or 0 * count({_edges()})", text.title)
+    new = look.at_end(f"count({_recent('1h')} > time() - 3600) or 0 * count({edges_seen()})", text.title)
     yield look.stat(text, look.COUNT, STAT, new).thresholds(look.thresholds({1.0: WARN}))
 
 
@@ -147,7 +151,7 @@ def _node_rows() -> str:
     )
     health = f'1 - label_move({failed} / ({calls} > 0), "target", "id")'
     return (
-        f"WITH (e = {_edges()}, n = {_ends()}, h = {health}) "
+        f"WITH (e = {edges_seen()}, n = {_ends()}, h = {health}) "
         'label_copy((n * on (id) group_left () h) or n, "kernob_node_class", "detail__class")'
     )
 
@@ -164,7 +168,7 @@ def _edge_rows() -> str:
     bad, good = f"w and {ON} {FAILING}", f"w unless {ON} {FAILING}"
     told = f'label_set({bad}, "color", "red") or label_set({good}, "color", "gray")'
     return (
-        f'WITH (e = {_edges()} and on (source) label_copy({SEEN}, "id", "source") '
+        f'WITH (e = {edges_seen()} and on (source) label_copy({SEEN}, "id", "source") '
         f'and on (target) label_copy({SEEN}, "id", "target"), w = {wide}, t = {told}) '
         f"label_copy((e * {ON} group_left (secondarystat, color) t) "
         'or on (id) label_set(e, "color", "gray", "secondarystat", "0 kB/s"), "server_port", "mainstat")'
@@ -185,7 +189,7 @@ def _table() -> Panel:
         EMPTY,
         "none",
     )
-    edges = f"group by ({EDGE}) ({_edges()})"
+    edges = f"group by ({EDGE}) ({edges_seen()})"
     worst = f"topk(100, {_on(edges, BYTES)})"
     columns = (
         Column("source", "From"),
