@@ -288,6 +288,8 @@ class Map(Feature):
         for client, server in translations(rows, wanted):
             flow, other = int(flows[client]), int(flows[server])
             there, answering = self._known.destination(flow), self._known.destination(other)
+            if self._own_only and answering.netns != self._places.host_netns:
+                continue  # that of another host
             to = Reached(self._known.owner(other).service, answering.netns, answering.port)
             self._places.translate(Dial(there.netns, there.peer, there.port), to)
             self._local.add(flow)
