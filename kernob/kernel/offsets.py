@@ -64,6 +64,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "OFF_TASK_MM": ("task_struct.mm",),
     "OFF_TASK_CGROUPS": ("task_struct.cgroups",),
     "OFF_SIGNAL_LIVE": ("signal_struct.live",),
+    "OFF_SIGNAL_NR_THREADS": ("signal_struct.nr_threads",),
     "OFF_SIGNAL_FLAGS": ("signal_struct.flags",),
     "OFF_SIGNAL_GROUP_EXIT_CODE": ("signal_struct.group_exit_code",),
     "OFF_SIGNAL_OOM_MM": ("signal_struct.oom_mm",),
