@@ -15,6 +15,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "OFF_SOCK_PROTOCOL": ("sock.sk_protocol",),
     "OFF_SOCK_DPORT": ("sock.__sk_common.skc_dport",),
     "OFF_SOCK_NUM": ("sock.__sk_common.skc_num",),
+    "OFF_INET_SPORT": ("inet_sock.inet_sport",),
     "OFF_SOCK_DADDR": ("sock.__sk_common.skc_daddr",),
     "OFF_SOCK_RCV_SADDR": ("sock.__sk_common.skc_rcv_saddr",),
     "OFF_SOCK_V6_DADDR": ("sock.__sk_common.skc_v6_daddr",),
