@@ -200,6 +200,7 @@ class Pipeline:
         score_of = self.scores.score if settings.scores else None
         made = Map(settings, self.store, known, self._tcp.connections, places, kept, score_of)
         made.name_clients(self._network.names)
+        made.fold_by(self._network.fold_of)
         return made
 
     def __enter__(self) -> Pipeline:

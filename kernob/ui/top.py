@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
+from io import TextIOWrapper
 
 from rich.console import Group as RenderGroup
 from rich.console import RenderableType
@@ -28,7 +29,7 @@ from rich.text import Text
 from kernob.config import Settings
 from kernob.ui.client import Feed, LocalFeed, SnapshotStream, SocketFeed, agent_listens
 from kernob.ui.header import History, empty, header, position
-from kernob.ui.page import print_page
+from kernob.ui.page import LOOKALIKES, print_page
 from kernob.ui.tables import WIDE_COLUMNS, cell, layout, title
 from kernob.view import MAX_FILTER_CHARS, MAX_ROWS, Group, Request, Sort, View, encode_view
 
@@ -175,6 +176,8 @@ def _on_terminal() -> Iterator[None]:
     original = sys.__stderr__
     if original is not None and not original.isatty():
         sys.__stderr__ = sys.__stdout__  # type: ignore[misc]
+    if isinstance(sys.__stderr__, TextIOWrapper):  # else textual's frames say \\u2588 on such a terminal
+        sys.__stderr__.reconfigure(errors=LOOKALIKES)
     try:
         yield
     finally:
