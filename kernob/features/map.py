@@ -253,6 +253,7 @@ class Map(Feature):
     def _move(self, old: int, new: int) -> None:
         """An edge was another one all the time."""
         self._series.drop(old)
+        self._baseline.move(self._state.link(old), self._state.link(new))
         self._state.move(old, new)
         self._edge_of[self._edge_of == old] = new
 

@@ -188,6 +188,13 @@ def test_a_service_that_starts_late_takes_over_its_address(tmp_path: Path) -> No
     assert world.edges() == {("vm/app", "vm/redis", 6379)}
     (row,) = world.map.reports()["map"]({})["edges"]
     assert (row["connections"], row["failures"], row["tx_bytes"]) == (2, 1, 100)
+    (known,) = world.map.reports()["destinations"]({})["destinations"]
+    assert (known["target"], known["port"], known["first_unix_ns"]) == (
+        "vm/redis",
+        6379,
+        BEGIN_NS + TICK_S * S,
+    )
+    assert len(world.events) == 1
 
 
 def test_another_service_on_the_same_port_is_another_edge(tmp_path: Path) -> None:
