@@ -253,6 +253,16 @@ def _export() -> Iterator[Panel]:
 
 
 def _stack() -> Iterator[Panel]:
+    """What is behind the agent."""
+    yield _collector_points()
+    yield _collector_queue()
+    yield _memory()
+    yield _rows()
+    yield _series_and_disk()
+    yield _evaluations()
+
+
+def _collector_points() -> Panel:
     text = Text(
         "Collector: points",
         "Metric points a second the Collector sent on, and those it failed to send (they are tried again "
@@ -263,13 +273,16 @@ def _stack() -> Iterator[Panel]:
     by = ("exporter",)
     sent = per_second("otelcol_exporter_sent_metric_points_total", by)
     failed = per_second("otelcol_exporter_send_failed_metric_points_total", by)
-    yield look.lines(
+    return look.lines(
         text,
         "cps",
         THIRD,
         look.over_time(sent, "sent: {{exporter}}", "A"),
         look.over_time(failed, "failed: {{exporter}}", "B"),
     )
+
+
+def _collector_queue() -> Panel:
     text = Text(
         "Collector: queue",
         "How full the Collector's sending queues are. At 100 % what arrives is refused, and the agent "
@@ -279,9 +292,12 @@ def _stack() -> Iterator[Panel]:
     )
     fill = "max by (exporter,data_type) (otelcol_exporter_queue_size / otelcol_exporter_queue_capacity)"
     panel = look.lines(text, look.SHARE, THIRD, look.over_time(fill, "{{exporter}} {{data_type}}"))
-    yield look.limited(panel.axis_soft_max(1), {0.5: WARN, 0.9: BAD})
+    return look.limited(panel.axis_soft_max(1), {0.5: WARN, 0.9: BAD})
+
+
+def _memory() -> Panel:
     text = Text("Memory of the stack", "Resident memory of Collector, VictoriaMetrics and vmalert.", NO_STACK)
-    yield look.lines(
+    return look.lines(
         text,
         look.BYTES,
         THIRD,
@@ -290,19 +306,25 @@ def _stack() -> Iterator[Panel]:
         ),
         look.over_time("max by (job) (process_resident_memory_bytes)", "{{job}}", "B"),
     )
+
+
+def _rows() -> Panel:
     text = Text(
         "VictoriaMetrics: rows",
         "Rows a second it takes in, by protocol, and rows it dropped.",
         NO_STACK,
         "no VictoriaMetrics metrics",
     )
-    yield look.lines(
+    return look.lines(
         text,
         "cps",
         THIRD,
         look.over_time(per_second("vm_rows_inserted_total", ("type",)) + " > 0", "in: {{type}}", "A"),
         look.over_time(per_second("vm_rows_ignored_total", ("reason",)) + " > 0", "ignored: {{reason}}", "B"),
     )
+
+
+def _series_and_disk() -> Panel:
     text = Text(
         "VictoriaMetrics: series and disk",
         "Series that are alive, and bytes on disk.",
@@ -318,7 +340,10 @@ def _stack() -> Iterator[Panel]:
         look.over_time(active, "series", "A"),
         look.over_time(disk, "bytes on disk", "B"),
     )
-    yield panel.override_by_name("bytes on disk", look.axis(look.BYTES))
+    return panel.override_by_name("bytes on disk", look.axis(look.BYTES))
+
+
+def _evaluations() -> Panel:
     text = Text(
         "Rule evaluations",
         "Evaluations a second of vmalert's groups of rules, and failures. Without this curve nobody "
@@ -326,7 +351,7 @@ def _stack() -> Iterator[Panel]:
         NO_STACK,
         "no vmalert metrics",
     )
-    yield look.lines(
+    return look.lines(
         text,
         "cps",
         THIRD,

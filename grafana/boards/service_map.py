@@ -227,6 +227,11 @@ def _recent(window: str) -> str:
     return f"last_over_time({new}[{window}])"
 
 
+def _happened(variable: str, column: str) -> tuple[str, str]:
+    """A link to what became of the connections of a row's service or destination."""
+    return "What becomes of its connections", frame.filtered("kernob-tcp", variable, column, "host")
+
+
 def _new() -> Panel:
     text = Text(
         "New destinations of the week",
@@ -237,8 +242,8 @@ def _new() -> Panel:
     )
     columns = (
         Column("Value", "First seen", "time:YYYY-MM-DD HH:mm:ss", 190, sorted=True),
-        Column("kernob_service", "Service"),
-        Column("server_address", "Destination"),
+        Column("kernob_service", "Service", link=_happened("service", "Service")),
+        Column("server_address", "Destination", link=_happened("destination", "Destination")),
         Column("server_port", "Port", width=70),
         Column("host_name", "Host", width=90),
     )

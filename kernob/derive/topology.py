@@ -144,23 +144,33 @@ def _relays(listener: Listener, dial: Dial, relayed: Relayed) -> bool:
 
 
 def outgoing(
-    host: str, service: str, dial: Dial, peer_class: PeerClass, to: Reached | None, here: bool
+    host: str,
+    service: str,
+    dial: Dial,
+    peer_class: PeerClass,
+    to: Reached | None,
+    *,
+    here: bool,
+    fold: str = "",
 ) -> Link:
     """The edge of a connection that a service of this host opened.
 
-    `to` is who answers on this host, if anybody; `here` says that the address is this host's all the same.
+    `to` is who answers on this host, if anybody; `here` says that the address is this host's all the same;
+    `fold` is the network or the pattern of hostnames that the file folds the destination to, if any.
     """
     source = service_node(host, service)
     if to is not None:
         near = is_loopback(dial.address) or to.netns == dial.netns
         target, kind = service_node(host, to.service), PeerClass.LOCALHOST if near else PeerClass.INTERNAL
     elif dial.hostname and dial.hostname != dial.address and not here:
-        target, kind = MapNode(f"dns/{dial.hostname}", NodeKind.NAME, dial.hostname, peer_class), peer_class
+        title = fold or dial.hostname
+        target, kind = MapNode(f"dns/{title}", NodeKind.NAME, title, peer_class), peer_class
     elif is_loopback(dial.address):  # the same address on every host: not the same node
         title = f"{dial.address} ({host})"
         target, kind = MapNode(f"{host}/ip/{dial.address}", NodeKind.ADDRESS, title, peer_class), peer_class
     else:
-        target, kind = MapNode(f"ip/{dial.address}", NodeKind.ADDRESS, dial.address, peer_class), peer_class
+        title = dial.address if here else fold or dial.address
+        target, kind = MapNode(f"ip/{title}", NodeKind.ADDRESS, title, peer_class), peer_class
     host = dial.hostname or dial.address
     return Link(source, target, dial.port, kind, dial.address, to.port if to else 0, host)
 

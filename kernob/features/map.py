@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernob.config import Settings
+from kernob.derive.scores import worst
 from kernob.derive.topology import Dial, Reached, folded, incoming, outgoing, reached, service_node
 from kernob.derive.translation import translations
 from kernob.features.feature import Feature, Report, Tick
@@ -30,6 +31,7 @@ from kernob.state.connections import ConnectionState
 from kernob.state.destinations import Destination
 from kernob.state.flows import Indices
 from kernob.state.known import Known
+from kernob.state.map_folds import FoldOf
 from kernob.state.map_series import MapSeries
 from kernob.state.processes import Process
 from kernob.state.series import SeriesStore
@@ -82,6 +84,7 @@ class Map(Feature):
         self._reports = MapReports(self._host, self._state, self._baseline, self._score, self._look_again)
         self._score_of = score_of
         self._client_names: Mapping[str, Name] = {}
+        self._fold_of: FoldOf = lambda _address, _host, _port: ""
         self._edge_of = np.full(1024, _NEW, np.int64)
         self._is_mirrored = np.zeros(1024, np.bool_)
         self._untried = np.zeros(1024, np.bool_)
@@ -98,11 +101,15 @@ class Map(Feature):
 
     def open(self, session: Session) -> None:
         """Takes what an earlier life stored."""
-        self._memory.restore()
+        self._memory.restore(self._fold_of)
 
     def name_clients(self, names: Mapping[str, Name]) -> None:
         """Takes the names that the network file gives to addresses: such clients are nodes of their own."""
         self._client_names = names
+
+    def fold_by(self, fold_of: FoldOf) -> None:
+        """Takes what says to which network or pattern a destination (address, hostname, port) is folded."""
+        self._fold_of = fold_of
 
     def make_room(self, flows: int) -> None:
         """Is ready for indices below `flows` (called by `Known`)."""
@@ -193,7 +200,7 @@ class Map(Feature):
     def _receive(self, flow: int, owner: Process, there: Destination, tick: Tick) -> None:
         """Gives a flow the edge of whoever is outside."""
         name = self._client_names.get(there.peer)
-        named = name.host if name else ""
+        named = (self._fold_of(there.peer, name.host, there.port) or name.host) if name else ""
         link = incoming(self._host, owner.service, there.port, there.peer_class, named)
         edge = self._edge(link, tick)
         self._edge_of[flow], self._is_mirrored[flow] = edge, True
@@ -206,14 +213,14 @@ class Map(Feature):
         self._doubted.pop(flow, None)
         edge = self._edge(link, tick)
         self._edge_of[flow] = edge
+        actual = self._state.link(edge)
         if here or to is not None:
             self._local.add(flow)
-        else:
+        elif actual.target.kind is not NodeKind.OTHERS and not actual.target.fold:
             self._series.see_peer(edge, link.address)
         self._untried[flow] = to is None
         source = service_node(self._host, self._known.owner(flow).service).id
         since_ns = self._state.first_seen_ns(source) or tick.now_unix_ns
-        actual = self._state.link(edge)
         if actual.target.kind is not NodeKind.OTHERS:
             name_source = self._known.destination(flow).name_source
             self._events += self._baseline.see(actual, since_ns, tick.now_unix_ns, name_source)
@@ -232,7 +239,8 @@ class Map(Feature):
             before = self._state.dialled(service_node(self._host, service).id, dial.address, dial.port)
             if before is not None and before.target.kind is NodeKind.SERVICE:
                 return before, None, here
-        return outgoing(self._host, service, dial, there.peer_class, to, here=here), to, here
+        fold = self._fold_of(there.peer, there.name, there.port)
+        return outgoing(self._host, service, dial, there.peer_class, to, here=here, fold=fold), to, here
 
     def _edge(self, link: Link, tick: Tick) -> int:
         edge = self._state.edge(link, tick.since_unix_ns)
@@ -249,7 +257,8 @@ class Map(Feature):
         if link.key == before.key:
             return
         new = self._edge(link, tick)
-        if to is not None and before.target.kind in (NodeKind.ADDRESS, NodeKind.NAME):
+        single = len(self._state.hosts(old)) == 1
+        if to is not None and single and before.target.kind in (NodeKind.ADDRESS, NodeKind.NAME):
             self._move(old, new, tick)
         elif to is not None:
             self._edge_of[flow] = new
@@ -258,6 +267,7 @@ class Map(Feature):
     def _move(self, old: int, new: int, tick: Tick) -> None:
         """An edge was another one all the time."""
         self._series.withdraw(old, tick.now_unix_ns)
+        self._baseline.move(self._state.link(old), self._state.link(new))
         self._state.move(old, new)
         self._edge_of[self._edge_of == old] = new
 
@@ -337,11 +347,12 @@ class Map(Feature):
         return set(grown.tolist()) | set(self._series.active[at::_SCORE_TURNS].tolist())
 
     def _score(self, edge: int) -> Mapping[str, float]:
-        """Scores of an edge, where it has an initiator here and enough samples."""
+        """Scores of an edge that begins here, where there are enough samples; of several hosts the worst."""
         link = self._state.link(edge)
         if self._score_of is None or link.source.kind is not NodeKind.SERVICE or not link.address:
             return {}
-        return self._score_of(link.source.title, link.host or link.address, link.port)
+        each = [self._score_of(link.source.title, host, link.port) for host in self._state.hosts(edge)]
+        return each[0] if len(each) == 1 else worst(each)
 
     def _look_again(self, forgotten: set[Key]) -> None:
         """Has flows to these destinations looked at again when they grow next."""

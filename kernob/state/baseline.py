@@ -101,13 +101,29 @@ class Baseline:
             return []
         learning = now_ns - service_since_ns < self._learning_ns
         state = DestinationState.LEARNED if learning else DestinationState.NEW
-        address = link.target.title if link.target.kind is NodeKind.NAME else link.address
-        row = DestinationRow(service, link.target.id, link.port, address, state, now_ns)
+        row = DestinationRow(*key, self._shown(link), state, now_ns)
         self._rows[key] = row
         self._changed.add(key)
         self._told.add(key)
         self._gone.discard(key)
         return [self._event(row, link, learning)] if self._admit(service, learning, now_ns) else []
+
+    def move(self, was: Link, link: Link) -> None:
+        """Takes note that a destination was another one all the time: nobody ever talked to the former."""
+        key, new = ((each.source.title, each.target.id, each.port) for each in (was, link))
+        row = self._rows.get(key)
+        if row is None or key == new:
+            return
+        self.forget([key])
+        known = self._rows.get(new)
+        if link.target.kind is NodeKind.OTHERS:  # no destination: see `see`'s caller
+            return
+        if known is None or row.first_unix_ns < known.first_unix_ns:
+            moved = DestinationRow(*new, self._shown(link), row.state, row.first_unix_ns)
+            self._rows[new] = dataclasses.replace(moved, state=known.state) if known else moved
+            self._changed.add(new)
+            self._told.add(new)
+            self._gone.discard(new)
 
     def summaries(self, now_ns: int) -> list[Event]:
         """One event for each service that had some beyond the cap."""
@@ -188,6 +204,11 @@ class Baseline:
         """Has everything count as changed."""
         self._changed = set(self._rows)
 
+    def stage(self, changed: Iterable[Key], gone: Iterable[Key]) -> None:
+        """Has these count as changed, and those as gone."""
+        self._changed.update(changed)
+        self._gone.update(gone)
+
     def _admit(self, service: str, learning: bool, now_ns: int) -> bool:
         minute = now_ns // _MINUTE_NS
         at, count = self._minutes.get(service, (minute, 0))
@@ -201,11 +222,18 @@ class Baseline:
         return False
 
     @staticmethod
+    def _shown(link: Link) -> str:
+        single = link.target.title if link.target.kind is NodeKind.NAME else link.address
+        return link.target.fold or single
+
+    @staticmethod
     def _event(row: DestinationRow, link: Link, learning: bool) -> Event:
         what = row.address or row.target
         where = f"{what} port {row.port}" if row.port else what
         if link.target.kind.value == "service":
             where += f" ({link.target.title})"
+        elif link.target.fold:
+            where += f" ({link.host or link.address})"
         body = f"{row.service} talks to {where} for the first time"
         if learning:
             body += ", while this service's destinations are being learned"

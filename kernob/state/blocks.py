@@ -127,6 +127,10 @@ class Block:
         self._flags[slots] |= ENDED if self.spec.kind in _SUMS else ENDED | DIRTY
         self._forget(slots[(self._flags[slots] & (DIRTY | _UNSURE | _SETTLED)) == _SETTLED])
 
+    def is_settled(self, slot: int) -> bool:
+        """Whether the backend has all of a series that there is to tell: `end` then forgets it at once."""
+        return bool((self._flags[slot] & (DIRTY | _UNSURE | _SETTLED)) == _SETTLED)
+
     def _due(self, now_unix_ns: int, resend_ns: int, everything: bool) -> NDArray[np.int32]:
         """Return the slots that a batch made now has to speak of."""
         wanted = (self._flags & DIRTY) != 0

@@ -50,7 +50,9 @@ def opened(directory: Path) -> Iterator[sqlite3.Connection]:
             pass
         refuse_foreign(path)
     except FileNotFoundError as error:
-        raise StoreError(f"there is no {path}: no agent has stored events there yet") from error
+        raise StoreError(
+            f"there is no {path}: no agent runs, and none has stored anything there yet"
+        ) from error
     except OSError as error:
         hint = "; run as root" if isinstance(error, PermissionError) else ""
         raise StoreError(f"cannot read {path}: {error.strerror}{hint}") from error

@@ -215,7 +215,7 @@ class MapSeries:
         where: Attributes = (("server.port", link.port),) if link.port else ()
         service = (("kernob.service", link.source.title),) if link.source.kind.value == "service" else ()
         if link.address:
-            where = (("server.address", link.host or link.address), *where)
+            where = (("server.address", link.server), *where)
         ends: Attributes = (
             *name,
             ("source", link.source.id),

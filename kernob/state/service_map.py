@@ -23,6 +23,7 @@ _TOUCH_NS = 60 * 10**9
 
 TX, RX, CONNECTIONS, FAILURES = range(4)
 _PORTS_SHOWN = 3
+HOSTS_OF_EDGE = 64
 
 
 class _Node:
@@ -72,6 +73,7 @@ class MapState:
         self.first_ns = np.zeros(1024, np.int64)
         self.last_ns = np.zeros(1024, np.int64)
         self._written_ns = np.zeros(1024, np.int64)
+        self._hosts: dict[int, dict[str, None]] = {}  # of edges to what is folded, the latest last
         self._dirty: set[int] = set()
         self._dirty_nodes: set[str] = set()
         self._gone: list[EdgeKey] = []
@@ -96,7 +98,21 @@ class MapState:
             found = self._add(link, now_ns)
         elif link.serves and link.serves not in self._nodes[link.target.id].ports:
             self._serve(link)
+        if link.target.fold:
+            hosts = self._hosts.setdefault(found, {})
+            hosts.pop(link.host, None)
+            hosts[link.host] = None
+            while len(hosts) > HOSTS_OF_EDGE:
+                del hosts[next(iter(hosts))]
         return found
+
+    def hosts(self, edge: int) -> tuple[str, ...]:
+        """Hostnames or addresses that an edge leads to: one, or the latest ones of what is folded.
+
+        Of an edge that an earlier life knew, "" stands for those that are not known any more.
+        """
+        link = self._links[edge]
+        return tuple(self._hosts.get(edge, ())) or (link.host or link.address,)
 
     def link(self, edge: int) -> Link:
         """What an edge connects."""
@@ -151,6 +167,7 @@ class MapState:
                 self._dirty_nodes.discard(end)
                 self._gone_nodes.append(end)
         self.totals[edge] = 0
+        self._hosts.pop(edge, None)
         self._free.append(edge)
 
     def expire(self, before_ns: int) -> None:
@@ -175,10 +192,12 @@ class MapState:
         self._dirty, self._dirty_nodes, self._gone, self._gone_nodes = set(), set(), [], []
         return nodes, edges, gone_nodes, gone
 
-    def stage_all(self) -> None:
-        """Has everything count as changed: the store may have lost what it was told."""
+    def stage_all(self, gone_nodes: Iterable[str] = (), gone: Iterable[EdgeKey] = ()) -> None:
+        """Has everything count as changed, and these as gone: what the store has is not this."""
         self._dirty = set(self._index.values())
         self._dirty_nodes = set(self._nodes)
+        self._gone_nodes += gone_nodes
+        self._gone += gone
 
     def rows(self, edges: Iterable[int] | None = None) -> tuple[list[NodeRow], list[EdgeRow]]:
         """These edges, or all, and their nodes."""
@@ -215,11 +234,14 @@ class MapState:
             if ends[0] is None or ends[1] is None:
                 continue
             source, target = (_map_node(end) for end in ends if end is not None)
-            host = target.title if target.kind is NodeKind.NAME else row.address
+            single = target.kind is NodeKind.NAME and not target.fold
+            host = target.title if single else row.address
             link = Link(source, target, row.port, PeerClass(row.edge_class), row.address, 0, host)
             edge = self._add(link, row.first_unix_ns)
             self.totals[edge] = (row.tx_bytes, row.rx_bytes, row.connections, row.failures)
             self.last_ns[edge] = self._written_ns[edge] = row.last_unix_ns
+            if target.fold:
+                self._hosts[edge] = {"": None}
         for name, node in self._nodes.items():
             node.first_ns, node.last_ns = known[name].first_unix_ns, known[name].last_unix_ns
             node.ports.update(known[name].ports)

@@ -190,6 +190,13 @@ def test_a_service_that_starts_late_takes_over_its_address(tmp_path: Path) -> No
     assert world.edges() == {("vm/app", "vm/redis", 6379)}
     (row,) = world.map.reports()["map"]({})["edges"]
     assert (row["connections"], row["failures"], row["tx_bytes"]) == (2, 1, 100)
+    (known,) = world.map.reports()["destinations"]({})["destinations"]
+    assert (known["target"], known["port"], known["first_unix_ns"]) == (
+        "vm/redis",
+        6379,
+        BEGIN_NS + TICK_S * S,
+    )
+    assert len(world.events) == 1
 
 
 def test_the_backend_is_told_that_an_edge_was_another_one(tmp_path: Path) -> None:
