@@ -101,14 +101,29 @@ class Baseline:
             return []
         learning = now_ns - service_since_ns < self._learning_ns
         state = DestinationState.LEARNED if learning else DestinationState.NEW
-        single = link.target.title if link.target.kind is NodeKind.NAME else link.address
-        address = link.target.fold or single
-        row = DestinationRow(service, link.target.id, link.port, address, state, now_ns)
+        row = DestinationRow(*key, self._shown(link), state, now_ns)
         self._rows[key] = row
         self._changed.add(key)
         self._told.add(key)
         self._gone.discard(key)
         return [self._event(row, link, learning)] if self._admit(service, learning, now_ns) else []
+
+    def move(self, was: Link, link: Link) -> None:
+        """Takes note that a destination was another one all the time: nobody ever talked to the former."""
+        key, new = ((each.source.title, each.target.id, each.port) for each in (was, link))
+        row = self._rows.get(key)
+        if row is None or key == new:
+            return
+        self.forget([key])
+        known = self._rows.get(new)
+        if link.target.kind is NodeKind.OTHERS:  # no destination: see `see`'s caller
+            return
+        if known is None or row.first_unix_ns < known.first_unix_ns:
+            moved = DestinationRow(*new, self._shown(link), row.state, row.first_unix_ns)
+            self._rows[new] = dataclasses.replace(moved, state=known.state) if known else moved
+            self._changed.add(new)
+            self._told.add(new)
+            self._gone.discard(new)
 
     def summaries(self, now_ns: int) -> list[Event]:
         """One event for each service that had some beyond the cap."""
@@ -205,6 +220,11 @@ class Baseline:
         crowd = self._crowds.setdefault(service, _Crowd(0, now_ns, learning))
         crowd.count += 1
         return False
+
+    @staticmethod
+    def _shown(link: Link) -> str:
+        single = link.target.title if link.target.kind is NodeKind.NAME else link.address
+        return link.target.fold or single
 
     @staticmethod
     def _event(row: DestinationRow, link: Link, learning: bool) -> Event:

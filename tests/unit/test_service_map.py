@@ -189,6 +189,30 @@ def test_a_scanner_is_summed_up() -> None:
     assert len(baseline.see(to("192.0.2.9"), NOW - 2 * DAY_S * S, NOW + 61 * S)) == 1
 
 
+def test_a_destination_that_was_another_one_all_the_time_is_known_as_that() -> None:
+    """Since its first sight, in the state it had; what was known of the other one stays, but for the time."""
+    since, was, link = NOW - 2 * DAY_S * S, to("10.0.0.5", 8080), to_service("web", 8080)
+    for is_known, expected in ((False, DestinationState.NEW), (True, DestinationState.ACCEPTED)):
+        baseline = make_baseline()
+        baseline.see(was, since, NOW)
+        if is_known:
+            baseline.see(link, since, NOW + S)
+            baseline.accept([("app", "vm/web", 8080)])
+        baseline.move(was, link)
+        (row,) = baseline.rows()
+        assert (row.target, row.address, row.state, row.first_unix_ns) == (
+            "vm/web",
+            "127.0.0.1",
+            expected,
+            NOW,
+        )
+        assert baseline.changes() == ([row], [("app", "ip/10.0.0.5", 8080)])
+        assert baseline.see(link, since, NOW) == []
+    baseline.move(was, link)
+    baseline.move(link, folded(link))
+    assert baseline.rows() == []
+
+
 def test_accepted_and_forgotten(tmp_path: Path) -> None:
     """Accepting changes the state; forgetting makes it new again. The file follows."""
     baseline = make_baseline()
