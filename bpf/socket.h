@@ -3,7 +3,8 @@
 
 /*
  * listeners: (network namespace << 16 | port) -> number of listening sockets, and who listens. Seeded from
- * /proc, then kept by set_state; tells the role of sockets that were open before the agent.
+ * /proc, then kept by set_state, deleted with the last one; tells the role of sockets that were open before
+ * the agent. When full, LOSS_SOCKS_FULL.
  */
 BPF_TABLE("hash", u64, struct listener_val, listeners, 4096);
 

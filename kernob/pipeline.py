@@ -18,7 +18,7 @@ from typing import Any
 
 from kernob import event_feed
 from kernob.config import Settings
-from kernob.features.feature import Feature, Report, Tick
+from kernob.features.feature import Feature, Report, Tick, no_report
 from kernob.features.lifecycle import Lifecycle
 from kernob.features.lifecycle import prepare as prepare_lifecycle
 from kernob.features.map import Map
@@ -330,9 +330,7 @@ class Pipeline:
         """Answers a client. Raises ValueError, one line, for what nobody here knows."""
         known: dict[str, Report] = {n: r for feature in self._features for n, r in feature.reports().items()}
         if name not in known:
-            raise ValueError(
-                f"this agent has no report {name!r}; it has: {', '.join(sorted(known)) or 'none'}"
-            )
+            raise ValueError(no_report(name, known))
         return known[name](words)
 
     def _losses(self) -> dict[str, int]:

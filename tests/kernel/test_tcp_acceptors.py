@@ -103,6 +103,26 @@ def test_a_connection_nobody_accepts(watch: Watch) -> None:
     assert watch.of(actor.pid)["server connection ok"] == 1
 
 
+@pytest.mark.parametrize("port", [0, 34871], ids=["chosen by the kernel", "named"])
+def test_a_port_is_forgotten_with_its_last_listener(watch: Watch, port: int) -> None:
+    """Two sockets listen on one port, then one, then none."""
+    listeners = watch.session.map("listeners")
+
+    def known() -> list[int]:
+        keys, values = listeners.read()
+        return [int(v["count"]) for k, v in zip(keys, values, strict=True) if int(k) & 0xFFFF == port]
+
+    first = socket.create_server(("127.0.0.1", port), reuse_port=True)
+    port = first.getsockname()[1]
+    assert known() == [1]
+    second = socket.create_server(("127.0.0.1", port), reuse_port=True)
+    assert known() == [2]
+    first.close()
+    assert known() == [1]
+    second.close()
+    assert known() == []
+
+
 def test_a_worker_that_is_handed_the_socket(watch: Watch) -> None:
     """The connection is its acceptor's; what happens to it later is the worker's that used it last."""
     door = listener()

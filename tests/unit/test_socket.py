@@ -16,6 +16,7 @@ import pytest
 
 from kernob.errors import AgentUnreachableError, ConfigError, KernobError, PreconditionError
 from kernob.export.socket import MAX_CLIENTS, SnapshotServer
+from kernob.features.feature import no_report
 from kernob.ui.client import SocketFeed, fetch_once, fetch_report
 from kernob.view import MAX_REQUEST_BYTES, Request
 from tests.unit.fake_agent import FAILSAFE_S, FakeAgent, eventually, flow, snapshot
@@ -356,3 +357,10 @@ def test_close_ends_clients(agent: FakeAgent, socket_path: Path) -> None:
     server.close()
     with pytest.raises(AgentUnreachableError, match="went away"):
         next(views)
+
+
+def test_what_is_switched_off_is_said_with_its_switch() -> None:
+    """Whoever asks for the map of an agent without one learns which setting that is."""
+    assert no_report("destinations", ["scores"]).startswith("KERNOB_MAP=false switches that off, or")
+    assert no_report("lifecycle", []).startswith("KERNOB_LIFECYCLE=false switches that off, or")
+    assert no_report("x", ["b", "a"]) == "this agent has no report 'x'; it has: a, b"
