@@ -321,6 +321,7 @@ class Map(Feature):
         self._events += self._baseline.summaries(now_ns)
         if self._baseline.is_changed or tick.now_s - self._exported_s >= _EXPORT_S:
             self._exported_s = tick.now_s
+            self._baseline.trim(lambda key: (f"{self._host}/{key[0]}", *key[1:]) in self._state)
             self._baseline.export(now_ns)
             self._state.expire(now_ns - self._kept_ns)
             self._let_go()
@@ -368,8 +369,8 @@ class Map(Feature):
 
     @property
     def folded(self) -> int:
-        """How often an edge was folded for the cap (cumulative)."""
-        return self._state.folded
+        """How often an edge or a destination was folded for the cap (cumulative)."""
+        return self._state.folded + self._baseline.folded
 
     def reports(self) -> dict[str, Report]:
         """What `kernob map` and `kernob destinations` ask."""

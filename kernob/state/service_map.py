@@ -85,6 +85,9 @@ class MapState:
     def __len__(self) -> int:
         return len(self._index)
 
+    def __contains__(self, key: EdgeKey) -> bool:
+        return key in self._index
+
     def edge(self, link: Link, now_ns: int) -> int:
         """The index of a link's edge, made where it is new and there is room."""
         found = self._index.get(link.key)
