@@ -381,18 +381,23 @@ class Pipeline:
         return dataclasses.replace(info, service=service)
 
     def _named(self, info: ProcessInfo, command_line: bytes | None) -> ProcessInfo:
-        """A program with its service; `command_line` is raw, like the names of `info`; None: all is clean."""
+        """A program with its service; `command_line` is raw, like the names of `info`; None: all is clean.
+
+        A program listens on no port, and rules that ask for one are about processes.
+        """
         clean = info if command_line is None else _clean(info, command_line)
-        return dataclasses.replace(clean, service=service_of(clean, self._containers))
+        service = self._network.service_of(clean) or service_of(clean, self._containers)
+        return dataclasses.replace(clean, service=service)
 
     def _check_liveness(self, now_s: float) -> None:
         """Once a minute, asks /proc for processes whose end the kernel side could not tell (exec)."""
         if now_s - self._checked_s < _LIVENESS_S:
             return
         self._checked_s = now_s
-        gone = []
-        for known in self._traffic.processes.alive():
-            current = self._proc.read_process(known.key.pid, 0)
-            if current is None or current.key.start_ticks != known.key.start_ticks:
-                gone.append(known.key)
+        try:
+            alive = [known.key for known in self._traffic.processes.alive()]
+            gone = [key for key in alive if self._proc.start_ticks(key.pid) != key.start_ticks]
+        except OSError as error:  # not one of them has ended by that
+            log.warning("cannot look which processes are there: %s", error.strerror)
+            return
         self._traffic.processes.mark_ended(gone)

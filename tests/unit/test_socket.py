@@ -232,6 +232,30 @@ def test_too_many_clients(agent: FakeAgent, server: SnapshotServer, socket_path:
         assert fetch_once(socket_path).rows[0].pid == 7
 
 
+@pytest.mark.usefixtures("agent")
+@pytest.mark.parametrize("bad", ["kernob-client", "kernob-client-push"])
+def test_without_threads_clients_are_refused_and_later_ones_served(
+    server: SnapshotServer, socket_path: Path, monkeypatch: pytest.MonkeyPatch, bad: str
+) -> None:
+    """Where the system grants no thread, each client hears why, and holds no place once it does again."""
+    start = threading.Thread.start
+
+    def refused(thread: threading.Thread) -> None:
+        if thread.name.startswith(bad):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    for _ in range(MAX_CLIENTS + 1):
+        with Raw(socket_path) as client:
+            with contextlib.suppress(OSError):  # it may have been refused and hung up on already
+                client.say(b'{"want":"snapshot"}')
+            assert "no more threads" in client.hear()["error"]
+        eventually(lambda: server.client_count == 0)
+    monkeypatch.undo()
+    assert fetch_report(socket_path, "echo", {"host": "a"}) == {"words": {"host": "a"}}
+
+
 def test_foreign_uid(agent: FakeAgent, socket_path: Path) -> None:
     """A peer that is neither root nor the agent's own user is refused by its SO_PEERCRED uid."""
     foreign = os.geteuid() + 12345
