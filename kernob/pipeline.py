@@ -381,21 +381,18 @@ class Pipeline:
         return dataclasses.replace(info, service=service)
 
     def _named(self, info: ProcessInfo, command_line: bytes | None) -> ProcessInfo:
-        """A program with its service; `command_line` is raw, like the names of `info`; None: all is clean.
-
-        A program listens on no port, and rules that ask for one are about processes.
-        """
+        """A program with its service; `command_line` is raw, like the names of `info`; None: all is clean."""
         clean = info if command_line is None else _clean(info, command_line)
-        service = self._network.service_of(clean) or service_of(clean, self._containers)
-        return dataclasses.replace(clean, service=service)
+        named = self._network.service_of(clean)  # but for rules of ports: a program has none
+        return dataclasses.replace(clean, service=named or service_of(clean, self._containers))
 
     def _check_liveness(self, now_s: float) -> None:
         """Once a minute, asks /proc for processes whose end the kernel side could not tell (exec)."""
         if now_s - self._checked_s < _LIVENESS_S:
             return
         self._checked_s = now_s
+        alive = [known.key for known in self._traffic.processes.alive()]
         try:
-            alive = [known.key for known in self._traffic.processes.alive()]
             gone = [key for key in alive if self._proc.start_ticks(key.pid) != key.start_ticks]
         except OSError as error:  # not one of them has ended by that
             log.warning("cannot look which processes are there: %s", error.strerror)
