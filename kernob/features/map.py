@@ -219,11 +219,14 @@ class Map(Feature):
         elif actual.target.kind is not NodeKind.OTHERS and not actual.target.fold:
             self._series.see_peer(edge, link.address)
         self._untried[flow] = to is None
-        source = service_node(self._host, self._known.owner(flow).service).id
-        since_ns = self._state.first_seen_ns(source) or tick.now_unix_ns
-        if actual.target.kind is not NodeKind.OTHERS:
-            name_source = self._known.destination(flow).name_source
-            self._events += self._baseline.see(actual, since_ns, tick.now_unix_ns, name_source)
+        self._learn(flow, edge, tick)
+
+    def _learn(self, flow: int, edge: int, tick: Tick) -> None:
+        """Takes note of whom a client reaches: somebody new is an event."""
+        link, name_source = self._state.link(edge), self._known.destination(flow).name_source
+        since_ns = self._state.first_seen_ns(link.source.id) or tick.now_unix_ns
+        if link.target.kind is not NodeKind.OTHERS:
+            self._events += self._baseline.see(link, since_ns, tick.now_unix_ns, name_source)
 
     def _is_too_early(self, flow: int) -> bool:
         """Whether what docker-proxy accepts may yet say that it answers this client itself."""
@@ -244,8 +247,17 @@ class Map(Feature):
 
     def _edge(self, link: Link, tick: Tick) -> int:
         edge = self._state.edge(link, tick.since_unix_ns)
+        self._let_go()  # of one that made room
         self._series.begin(self._state, edge, tick.since_unix_ns)
         return edge
+
+    def _let_go(self) -> None:
+        """Ends the series of edges that are forgotten; their flows get a new edge when they grow again."""
+        gone = self._state.let_go()
+        if gone:
+            for edge in gone:
+                self._series.drop(edge)
+            self._edge_of[np.isin(self._edge_of, gone)] = _NEW
 
     def _reassign(self, flow: int, tick: Tick) -> None:
         """Looks again whose a client's flow is, after something began or ceased to listen."""
@@ -256,13 +268,15 @@ class Map(Feature):
         before = self._state.link(old)
         if link.key == before.key:
             return
-        new = self._edge(link, tick)
-        single = len(self._state.hosts(old)) == 1
-        if to is not None and single and before.target.kind in (NodeKind.ADDRESS, NodeKind.NAME):
-            self._move(old, new, tick)
-        elif to is not None:
-            self._edge_of[flow] = new
         self._untried[flow] = to is None
+        if to is None:
+            return
+        single = before.target.kind in (NodeKind.ADDRESS, NodeKind.NAME) and len(self._state.hosts(old)) == 1
+        new = self._edge(link, tick)
+        if self._edge_of[flow] == old and single:
+            self._move(old, new, tick)
+        self._edge_of[flow] = new
+        self._learn(flow, new, tick)
 
     def _move(self, old: int, new: int, tick: Tick) -> None:
         """An edge was another one all the time."""
@@ -270,6 +284,7 @@ class Map(Feature):
         self._baseline.move(self._state.link(old), self._state.link(new))
         self._state.move(old, new)
         self._edge_of[self._edge_of == old] = new
+        self._let_go()
 
     def _settle_waiting(self, tick: Tick) -> None:
         """What a server says of a local client counts only where no client's flow tells it.
@@ -322,8 +337,10 @@ class Map(Feature):
         self._events += self._baseline.summaries(now_ns)
         if self._baseline.is_changed or tick.now_s - self._exported_s >= _EXPORT_S:
             self._exported_s = tick.now_s
+            self._baseline.trim(lambda key: (f"{self._host}/{key[0]}", *key[1:]) in self._state)
             self._baseline.export(now_ns)
             self._state.expire(now_ns - self._kept_ns)
+            self._let_go()
         self._memory.stage()
 
     def _pay(self, flows: Indices, tick: Tick) -> Indices:
@@ -368,8 +385,8 @@ class Map(Feature):
 
     @property
     def folded(self) -> int:
-        """How often an edge was folded for the cap (cumulative)."""
-        return self._state.folded
+        """How often an edge or a destination was folded for the cap (cumulative)."""
+        return self._state.folded + self._baseline.folded
 
     def reports(self) -> dict[str, Report]:
         """What `kernob map` and `kernob destinations` ask."""

@@ -66,6 +66,7 @@ class MapState:
         self._index: dict[EdgeKey, int] = {}
         self._links: dict[int, Link] = {}
         self._free: list[int] = []
+        self._leaving: list[int] = []
         self._nodes: dict[str, _Node] = {}
         self._by_source: dict[str, int] = {}
         self._by_dial: dict[tuple[str, str, int], int] = {}
@@ -156,6 +157,8 @@ class MapState:
         self._gone.append(link.key)
         self._dirty.discard(edge)
         self._by_source[link.source.id] -= 1
+        if not self._by_source[link.source.id]:
+            del self._by_source[link.source.id]
         if self._by_dial.get((link.source.id, link.address, link.port)) == edge:
             del self._by_dial[link.source.id, link.address, link.port]
         for end in {link.source.id, link.target.id}:
@@ -168,7 +171,13 @@ class MapState:
                 self._gone_nodes.append(end)
         self.totals[edge] = 0
         self._hosts.pop(edge, None)
-        self._free.append(edge)
+        self._leaving.append(edge)
+
+    def let_go(self) -> list[int]:
+        """Edges that were removed since the last call; from now on their indices may be others'."""
+        gone, self._leaving = self._leaving, []
+        self._free += gone
+        return gone
 
     def expire(self, before_ns: int) -> None:
         """Forgets edges that nothing was seen of since then."""
@@ -261,7 +270,7 @@ class MapState:
         return False
 
     def _add(self, link: Link, now_ns: int) -> int:
-        edge = self._free.pop() if self._free else len(self._links)
+        edge = self._free.pop() if self._free else len(self._links) + len(self._leaving)
         if edge >= len(self.totals):
             for name in ("totals", "first_ns", "last_ns", "_written_ns"):
                 array: NDArray[Any] = getattr(self, name)

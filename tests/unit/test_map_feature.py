@@ -84,6 +84,7 @@ class World:
         )
         self.map = Map(chosen, self.store, self.known, self.connections, places, kept)
         self.now_s = 0
+        self.ahead_s = 0  # of the wall clock
         self.events: list[Event] = []
 
     def _resolve(self, key: ProcessKey) -> ProcessInfo:
@@ -96,7 +97,7 @@ class World:
         sockets = live()
         growth = self.known.flows.update(keys, values, sockets, self.now_s)
         self.known.learn()
-        now_ns = BEGIN_NS + self.now_s * S
+        now_ns = BEGIN_NS + (self.now_s + self.ahead_s) * S
         since_ns = now_ns - seconds * S
         nothing = np.zeros(0, np.dtype([("flow", keys.dtype), ("kind", "u1")]))
         self.connections.update(fates(*facts), (nothing, np.zeros(0)), sockets, since_ns)
@@ -389,3 +390,54 @@ def test_other_namespaces_are_other_hosts_where_one_says_so(tmp_path: Path) -> N
         server = (flow_key(1, "198.51.100.7", 80, role=2, local="10.0.0.5"), 1, 1)
         world.tick([client, server], [])
         assert len(world.edges()) == expected
+
+
+def test_a_clock_that_is_set_right_forgets_edges_and_not_what_their_flows_move(tmp_path: Path) -> None:
+    """A machine that starts in 1970: all it saw is out of date at once; whatever goes on is told anew."""
+    world = World(tmp_path)
+    world.services |= {1: "app", 2: "cron"}
+    flow, other = flow_key(1, "192.0.2.1", 443), flow_key(2, "192.0.2.2", 443)
+    world.tick([(flow, 10, 20), (other, 1, 1)], [])
+    world.ahead_s = 200 * 86400
+    world.tick([], [])
+    assert world.edges() == set()
+    world.tick([(flow_key(1, "192.0.2.3", 443), 5, 5)], [])  # takes the place of one that is gone
+    world.tick([(flow, 10, 20), (other, 1, 1)], [])
+    edges = {
+        (row["source"], row["target"]): row["tx_bytes"] for row in world.map.reports()["map"]({})["edges"]
+    }
+    assert edges == {
+        ("vm/app", "ip/192.0.2.3"): 5,
+        ("vm/app", "ip/192.0.2.1"): 10,
+        ("vm/cron", "ip/192.0.2.2"): 1,
+    }
+
+
+def test_an_edge_that_makes_room_ends_its_series(tmp_path: Path) -> None:
+    """In a map that is full of edges unseen for an hour, also where they are exported for a day."""
+    world = World(tmp_path, max_map_edges=100, map_active_s=86_400.0)
+    for number in range(100):
+        world.services[number + 1] = f"app-{number}"
+    world.tick([(flow_key(number + 1, "192.0.2.1", 443), 1, 1) for number in range(100)], [])
+    world.tick([(flow_key(1, "192.0.2.1", 443), 1, 1)], [], seconds=4000)
+    world.tick([(flow_key(1, "192.0.2.9", 443), 7, 7)], [])
+    rows = {
+        (row["source"], row["target"]): row["tx_bytes"] for row in world.map.reports()["map"]({})["edges"]
+    }
+    assert len(rows) == 100
+    assert rows["vm/app-0", "ip/192.0.2.9"] == 7
+    world.store.acknowledge(world.store.batch(1))
+    assert len(world.store.block(EDGE)) == 100
+
+
+def test_a_service_that_takes_over_a_port_is_a_new_destination(tmp_path: Path) -> None:
+    """Although the client's flow goes on."""
+    world = World(tmp_path)
+    world.services |= {1: "app", 2: "redis", 3: "valkey"}
+    world.proc.listen(2, "127.0.0.1", 6379)
+    world.tick(both_ends(1, 2, 6379), [])
+    world.proc.listen(3, "127.0.0.1", 6379)
+    world.tick(both_ends(1, 3, 6379), [])
+    known = {row["target"] for row in world.map.reports()["destinations"]({})["destinations"]}
+    assert known == {"vm/redis", "vm/valkey"}
+    assert len(world.events) == 2

@@ -173,3 +173,6 @@ def test_the_baseline_is_listed_and_changed(kernob: Callable[..., Result]) -> No
     assert kernob("destinations", "forget", "app", "old.example").output == "1 forgotten\n"
     assert kernob("destinations", "forget", "app", "old.example").exit_code == 1
     assert kernob("destinations", "accept").exit_code == 2
+    # in a pattern only * and ? are special: this is a name, as it is shown
+    hostile = kernob("destinations", "accept", HOSTILE, "192.0.2.2")
+    assert (hostile.exit_code, hostile.output) == (0, "1 accepted\n")

@@ -99,6 +99,7 @@ def test_queries(tmp_path: Path, opened: Callable[..., Store]) -> None:
     assert numbers(tmp_path, EventQuery(service="web*", limit=2)) == [29, 30]
     assert numbers(tmp_path, EventQuery(kinds=(kinds[0],), limit=2)) == [28, 30]
     assert numbers(tmp_path, EventQuery(kinds=tuple(kinds), service="web-0", limit=2)) == [27, 30]
+    assert numbers(tmp_path, EventQuery(service="web-[1]")) == []  # only * and ? are special
     assert numbers(tmp_path, EventQuery(service="'; DROP TABLE events; --")) == []
 
 
