@@ -321,7 +321,7 @@ def _row(stored: Stored) -> tuple[object, ...]:
 
 
 def _bindable(value: object) -> object:
-    """What SQLite takes: a text with half a character, or a count beyond 63 bits, would keep all others out."""
+    """What SQLite takes: half a character in a text, or a count beyond 63 bits, would keep all others out."""
     if isinstance(value, str) and not value.isascii():
         return value.encode("utf-8", "replace").decode()
     return min(value, _LARGEST) if isinstance(value, int) else value
