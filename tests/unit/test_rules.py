@@ -116,6 +116,20 @@ def test_metrics_of_ours_exist_under_that_name(file: Path) -> None:
     assert used - known - labels == set()
 
 
+def test_every_cause_of_a_loss_is_in_the_runbook() -> None:
+    """With what is missing and what to do: whoever is woken by KernobLosses finds the cause that it names."""
+    sources = "".join(file.read_text() for file in (ROOT / "kernob").rglob("*.py"))
+    causes = set(
+        re.findall(
+            r'"(\w+)": (?:int\((?:counts|session\.losses\(\))\[|sum\(s\.recursion|self\.\S+folded)', sources
+        )
+    )
+    causes |= set(re.findall(r'losses\["(\w+)"\] = ', sources)) | {"names_full", "names_undecoded", "decode"}
+    assert {"map_full", "ring_full", "event_store", "recursion", "series_cap"} <= causes
+    table = (PLACE / "README.md").read_text().partition("\n### KernobLosses\n")[2].partition("\n### ")[0]
+    assert causes - set(re.findall(r"`(\w+)`", table)) == set()
+
+
 def test_devices_and_loopback_are_those_of_the_dashboards() -> None:
     """An alert's share and the panel it links to are of the same devices."""
     query = (ROOT / "grafana" / "query.py").read_text()
