@@ -166,7 +166,6 @@ def test_the_hosts_files_come_before_the_containers(tmp_path: Path) -> None:
     assert machine_id([first, second]) == "f" * 32
 
 
-@pytest.mark.parametrize("content", ["uninitialized\n", "", "0123", "G" * 32])
 def test_a_hosts_name_may_be_any_bytes() -> None:
     """sethostname(2) takes bytes that are no Unicode; the agent starts, with a mark in their place."""
     attributes = build_resource((), "1", [], "caf\udce9-\u00e9")
@@ -174,6 +173,7 @@ def test_a_hosts_name_may_be_any_bytes() -> None:
     assert resource_message(attributes).SerializeToString()
 
 
+@pytest.mark.parametrize("content", ["uninitialized\n", "", "0123", "G" * 32])
 def test_a_host_without_machine_id_is_known_by_its_name(tmp_path: Path, content: str) -> None:
     """No host.id then, and an instance id that is the same at each start."""
     roots = [host(tmp_path / "host", content)]
