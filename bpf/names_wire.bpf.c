@@ -162,8 +162,8 @@ static __always_inline u64 load_data(struct __sk_buff *skb, u32 at, u64 size, st
 /* A packet from port 53 whose DNS message begins at `at`. */
 static __always_inline void on_dns_answer(struct __sk_buff *skb, u32 at, u8 proto)
 {
-    int zero = 0;
-    struct lookup *lookup = lookup_scratch.lookup(&zero);
+    int place = PLACE_IN;
+    struct lookup *lookup = lookup_scratch.lookup(&place);
     u64 size = (u64)skb->len - at;
 
     if (!lookup || skb->len <= at)
@@ -231,8 +231,8 @@ int skb__answers(struct __sk_buff *skb)
 static __always_inline void on_dns_question(struct __sk_buff *skb)
 {
     const int direct = 0;
-    int zero = 0;
-    struct lookup *lookup = lookup_scratch.lookup(&zero);
+    int place = PLACE_OUT;
+    struct lookup *lookup = lookup_scratch.lookup(&place);
     struct proc_key process;
 
     if (!lookup)
@@ -246,8 +246,8 @@ static __always_inline void on_dns_question(struct __sk_buff *skb)
 /* The first bytes of a TLS connection, where the process has no name for whom it connected to. */
 static __always_inline void on_client_hello(struct __sk_buff *skb, u32 at)
 {
-    int zero = 0;
-    struct lookup *lookup = lookup_scratch.lookup(&zero);
+    int place = PLACE_OUT;
+    struct lookup *lookup = lookup_scratch.lookup(&place);
     u64 size = (u64)skb->len - at;
 
     if (!lookup || skb->len <= at)
