@@ -64,8 +64,13 @@ static __always_inline int note_address(struct name_key *key, const struct looku
     struct name_val fresh = {.id = lookup->id, .told_ns = lookup->time_ns, .kind = LOOKUP_WIRE};
     struct name_val *known = names_at.lookup(key);
 
-    if (known && known->kind == LOOKUP_CALL)
+    if (known && known->kind == LOOKUP_CALL) {
+        if (known->wire_id == fresh.id && fresh.told_ns - known->wire_told_ns < TELL_AGAIN_NS)
+            return 0;
+        known->wire_id = fresh.id;
+        known->wire_told_ns = fresh.told_ns;
         return 1;
+    }
     if (known && known->id == fresh.id && fresh.told_ns - known->told_ns < TELL_AGAIN_NS)
         return 0;
     names_at.update(key, &fresh);
