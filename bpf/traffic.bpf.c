@@ -51,6 +51,8 @@ static __always_inline void count_slowly(u64 sk, struct sock_val *value, u16 pro
     struct sock_val fresh = {.claims = 1, .tx = tx, .rx = rx};
     int claimed = 0;
 
+    if (!value && is_raw(sk, direct))
+        return;
     if (value && !value->key.tgid) {
         __sync_fetch_and_add(&value->claims, 1);
         claimed = *(volatile u32 *)&value->claims == 1;
