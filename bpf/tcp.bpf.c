@@ -160,7 +160,7 @@ int tp__accept(u64 *ctx)
 
 /*
  * attempts: thread -> the connect() it is in. Inserted at entry, deleted at return; beyond its size failures
- * that never reach a TCP state are not seen.
+ * that never reach a TCP state are not seen, and LOSS_CALLS_FULL counts the calls.
  */
 struct attempt {
     u64 sk;
@@ -276,7 +276,8 @@ int kp__connect(struct pt_regs *ctx)
     if ((u32)PT_REGS_PARM3(ctx) < 16)
         return 0;
     read_target(&attempt, PT_REGS_PARM2(ctx), 0);
-    attempts.update(&thread, &attempt);
+    if (attempts.update(&thread, &attempt))
+        lose(LOSS_CALLS_FULL, 1);
     return 0;
 }
 
@@ -302,7 +303,8 @@ int tp__connect_enter(u64 *ctx)
         return 0; /* asks how an earlier attempt goes */
     struct attempt attempt = {.sk = sk, .entered_ns = bpf_ktime_get_ns()};
     read_target(&attempt, target, 1);
-    attempts.update(&thread, &attempt);
+    if (attempts.update(&thread, &attempt))
+        lose(LOSS_CALLS_FULL, 1);
     return 0;
 }
 

@@ -146,6 +146,7 @@ enum loss {
     LOSS_IMAGES_FULL,    /* programs whose name was not kept: their turns are charged to nobody */
     LOSS_TURNS_FULL,     /* starts and exits not counted */
     LOSS_ENDS_UNTOLD,    /* ends beyond what is told one by one: counted in turns all the same */
+    LOSS_CALLS_FULL,     /* calls that were not followed to their return */
     LOSS_MAX
 };
 

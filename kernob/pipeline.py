@@ -330,9 +330,8 @@ class Pipeline:
         """Answers a client. Raises ValueError, one line, for what nobody here knows."""
         known: dict[str, Report] = {n: r for feature in self._features for n, r in feature.reports().items()}
         if name not in known:
-            raise ValueError(
-                f"this agent has no report {name!r}; it has: {', '.join(sorted(known)) or 'none'}"
-            )
+            there = ", ".join(sorted(known)) or "none"
+            raise ValueError(f"this agent has no report {name!r}; it has: {there}")
         return known[name](words)
 
     def _losses(self) -> dict[str, int]:
@@ -340,6 +339,7 @@ class Pipeline:
         return {
             "map_full": int(counts[Loss.FLOWS_FULL] + counts[Loss.PROCS_FULL]),
             "sockets_full": int(counts[Loss.SOCKS_FULL]),
+            "calls_full": int(counts[Loss.CALLS_FULL]),
             **{cause: n for feature in self._features for cause, n in feature.losses(counts).items()},
             "series_cap": self._traffic.folded + self._feed.folded + sum(f.folded for f in self._features),
             "recursion": sum(s.recursion_misses for s in self._session.run_stats().values()),
