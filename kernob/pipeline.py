@@ -18,7 +18,7 @@ from typing import Any
 
 from kernob import event_feed
 from kernob.config import Settings
-from kernob.features.feature import Feature, Report, Tick
+from kernob.features.feature import Feature, Report, Tick, no_report
 from kernob.features.lifecycle import Lifecycle
 from kernob.features.lifecycle import prepare as prepare_lifecycle
 from kernob.features.map import Map
@@ -330,8 +330,7 @@ class Pipeline:
         """Answers a client. Raises ValueError, one line, for what nobody here knows."""
         known: dict[str, Report] = {n: r for feature in self._features for n, r in feature.reports().items()}
         if name not in known:
-            there = ", ".join(sorted(known)) or "none"
-            raise ValueError(f"this agent has no report {name!r}; it has: {there}")
+            raise ValueError(no_report(name, known))
         return known[name](words)
 
     def _losses(self) -> dict[str, int]:
@@ -385,16 +384,18 @@ class Pipeline:
     def _named(self, info: ProcessInfo, command_line: bytes | None) -> ProcessInfo:
         """A program with its service; `command_line` is raw, like the names of `info`; None: all is clean."""
         clean = info if command_line is None else _clean(info, command_line)
-        return dataclasses.replace(clean, service=service_of(clean, self._containers))
+        named = self._network.service_of(clean)  # but for rules of ports: a program has none
+        return dataclasses.replace(clean, service=named or service_of(clean, self._containers))
 
     def _check_liveness(self, now_s: float) -> None:
         """Once a minute, asks /proc for processes whose end the kernel side could not tell (exec)."""
         if now_s - self._checked_s < _LIVENESS_S:
             return
         self._checked_s = now_s
-        gone = []
-        for known in self._traffic.processes.alive():
-            current = self._proc.read_process(known.key.pid, 0)
-            if current is None or current.key.start_ticks != known.key.start_ticks:
-                gone.append(known.key)
+        alive = [known.key for known in self._traffic.processes.alive()]
+        try:
+            gone = [key for key in alive if self._proc.start_ticks(key.pid) != key.start_ticks]
+        except OSError as error:  # not one of them has ended by that
+            log.warning("cannot look which processes are there: %s", error.strerror)
+            return
         self._traffic.processes.mark_ended(gone)

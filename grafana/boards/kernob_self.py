@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from grafana_foundation_sdk.builders.dashboard import Dashboard, Row
 from grafana_foundation_sdk.builders.stat import Panel as Stat
 
-from grafana import frame, look
+from grafana import alerts, frame, look
 from grafana.look import BAD, CALM, WARN, Column, Panel, Place, Text
 from grafana.query import ALERTS_FIRING, HOST, NOW, WINDOW, dashed, per_second, select, total
 
@@ -19,7 +19,7 @@ NO_STACK = "this part of the stack does not send its own metrics to VictoriaMetr
 AGENT = 'service_name="kernob"'
 SERIES = "process_network_io_bytes_total|kernob_flow_io_bytes_total|kernob_process_flow_io_bytes_total"
 
-STAT, HALF, THIRD, QUARTER = Place(4, 4), Place(12, 8), Place(8, 8), Place(6, 8)
+STAT, HALF, THIRD, QUARTER, WIDE = Place(4, 4), Place(12, 8), Place(8, 8), Place(6, 8), Place(24, 9)
 
 
 def board() -> Dashboard:
@@ -29,7 +29,7 @@ def board() -> Dashboard:
     for panel in _glance():
         new.with_panel(panel)
     for title, panels in (
-        ("Hooks and alerts", _hooks()),
+        ("Alerts and hooks", _hooks()),
         ("Losses and coverage", _losses()),
         ("Cost", _cost()),
         ("Export", _export()),
@@ -104,6 +104,7 @@ def _to_bandwidth() -> frame.Link:
 
 
 def _hooks() -> Iterator[Panel]:
+    yield alerts.table(Place(24, 7))
     text = Text(
         "Hooks",
         "Every hook of every probe, the strategy that holds it, or the reason why none does.",
@@ -121,29 +122,7 @@ def _hooks() -> Iterator[Panel]:
         Column("error_type", "Reason", width=110),
         Column("host_name", "Host", width=70),
     )
-    yield look.table(text, Place(11, 9), columns, hooks)
-    text = Text(
-        "Alerts",
-        "Alerts that fire or are about to, and since when. Shows nothing either if vmalert is not running: "
-        "see Rule evaluations.",
-        "no alert is pending or firing.",
-        "no alert",
-    )
-    by = "max by (alertname,severity,host_name,process_executable_name)"
-    # topk: the limit of every query by process; 100 alerts at once are no table any more
-    since = f"topk(100, {by} (ALERTS_FOR_STATE)) * 1000"
-    state = f'topk(100, {by} (2 * ALERTS{{alertstate="firing"}} or ALERTS{{alertstate="pending"}}))'
-    optional = ("severity", "host_name", "process_executable_name")
-    alerts = (
-        Column("alertname", "Alert"),
-        Column("Value #B", "State", look.COUNT, 80, words={"1": ("pending", WARN), "2": ("firing", BAD)}),
-        Column("severity", "Severity", width=75),
-        Column("Value #A", "Since", look.TIME, 140),
-        Column("process_executable_name", "Process", width=95),
-        Column("host_name", "Host", width=75),
-    )
-    queries = (look.rows(dashed(since, *optional), "A"), look.rows(dashed(state, *optional), "B"))
-    yield look.table(text, Place(13, 9), alerts, *queries)
+    yield look.table(text, WIDE, columns, hooks)
 
 
 # ---- losses, coverage ----------------------------------------------------------------------------

@@ -126,17 +126,21 @@ def reached(places: Places, dial: Dial, relayed: Relayed) -> Reached | None:
 def _answers(places: Places, netns: int, dial: Dial, relayed: Relayed) -> Reached | None:
     """Who answers in one namespace."""
     listener = places.listener(netns, dial.address, dial.port)
-    if listener is not None and listener.forward is not None and not relayed(listener, dial):
-        address, port = listener.forward
+    forward = listener.forward if listener is not None and not _relays(listener, dial, relayed) else None
+    if forward is not None:
+        address, port = forward
         for home in places.homes(netns, address):
             behind = places.listener(home, address, port)
             service = places.accepted.get((home, address, port)) or (behind.service if behind else "")
             if service:
                 return Reached(service, home, port, sure=False)
     service = places.accepted.get((netns, dial.address, dial.port)) or (listener.service if listener else "")
-    return (
-        Reached(service, netns, dial.port, listener is None or listener.forward is None) if service else None
-    )
+    return Reached(service, netns, dial.port, sure=forward is None) if service else None
+
+
+def _relays(listener: Listener, dial: Dial, relayed: Relayed) -> bool:
+    """Whether docker-proxy answers itself: the engine's NAT rule in OUTPUT leaves out 127.0.0.0/8 and ::1."""
+    return is_loopback(dial.address) or relayed(listener, dial)
 
 
 def outgoing(

@@ -9,7 +9,8 @@ addresses change stays the same one. In the first hours of a service everything 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+import logging
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from kernob.model import (
@@ -26,6 +27,8 @@ from kernob.model import (
 )
 from kernob.state.map_series import Gauges
 from kernob.state.series import SeriesStore
+
+_log = logging.getLogger(__name__)
 
 DESTINATION_NEW: Final = "kernob.destination.new"
 FIRST_SEEN = MetricSpec(
@@ -70,7 +73,9 @@ class Baseline:
         self._gone: set[Key] = set()
         self._told: set[Key] = set()
         self._sources: dict[Key, NameSource] = {}  # since our start, and only of what is told
+        self._is_full = False
         self.suppressed = 0
+        self.folded = 0  # destinations that there was no room for
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -97,7 +102,10 @@ class Baseline:
         if key not in self._rows or key in self._told:
             named = link.target.kind is NodeKind.NAME
             self._sources.setdefault(key, source if named else NameSource.IP)
-        if key in self._rows or len(self._rows) >= self._most:
+        if key in self._rows:
+            return []
+        if len(self._rows) >= self._most:
+            self.folded += 1
             return []
         learning = now_ns - service_since_ns < self._learning_ns
         state = DestinationState.LEARNED if learning else DestinationState.NEW
@@ -124,6 +132,26 @@ class Baseline:
             self._changed.add(new)
             self._told.add(new)
             self._gone.discard(new)
+
+    def trim(self, is_on_map: Callable[[Key], bool]) -> None:
+        """Makes room where little is left: the oldest that nobody accepted and that left the map go."""
+        if len(self._rows) <= 0.9 * self._most:
+            self._is_full = False
+            return
+        idle = [
+            key
+            for key, row in self._rows.items()
+            if row.state is not DestinationState.ACCEPTED and not is_on_map(key)
+        ]
+        idle.sort(key=lambda key: self._rows[key].first_unix_ns)
+        self.forget(idle[: len(self._rows) - int(0.8 * self._most)])
+        if len(self._rows) >= self._most and not self._is_full:
+            self._is_full = True
+            _log.warning(
+                "%d destinations are known, as many as there is room for: new ones are not told until some "
+                "are forgotten (kernob destinations forget)",
+                len(self._rows),
+            )
 
     def summaries(self, now_ns: int) -> list[Event]:
         """One event for each service that had some beyond the cap."""
@@ -166,7 +194,7 @@ class Baseline:
             wanted.setdefault(attributes, row.first_unix_ns / 1e9)
         self._gauges.show_values(wanted, now_unix_ns)
         minute = now_unix_ns // _MINUTE_NS
-        self._minutes = {s: seen for s, seen in self._minutes.items() if seen[0] >= minute}
+        self._minutes = {s: seen for s, seen in self._minutes.items() if seen[0] == minute}
 
     def rows(self) -> list[DestinationRow]:
         """Everything that is known, the newest last."""
@@ -212,7 +240,7 @@ class Baseline:
     def _admit(self, service: str, learning: bool, now_ns: int) -> bool:
         minute = now_ns // _MINUTE_NS
         at, count = self._minutes.get(service, (minute, 0))
-        at, count = (minute, 0) if minute > at else (at, count)
+        at, count = (minute, 0) if minute != at else (at, count)
         self._minutes[service] = (at, count + 1)
         if count < self._per_minute:
             return True

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an operator knows of the network: classes of peers, names of addresses, names of services.
+"""What an operator knows of the network: classes of peers, which are one, names, names of services.
 
 In: rules, as `state.network_text` read them from the network file. Out: answers for one destination or
 process. Pure; the first rule that matches decides, and what no rule matches is as without a file.
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from kernob.model import Name, PeerClass, ProcessInfo
 from kernob.state.peers import peer_class
+from kernob.state.text import wild
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Ports = tuple[int, int]
@@ -82,8 +83,8 @@ class ServiceRule:
     def matches(self, info: ProcessInfo, listening: frozenset[int]) -> bool:
         """By the path of its control group, its command line, the ports it listens on."""
         return (
-            (not self.cgroup or fnmatch.fnmatchcase("/" + "/".join(info.cgroup), self.cgroup))
-            and (not self.command or fnmatch.fnmatchcase(" ".join(info.args), self.command))
+            (not self.cgroup or fnmatch.fnmatchcase("/" + "/".join(info.cgroup), wild(self.cgroup)))
+            and (not self.command or fnmatch.fnmatchcase(" ".join(info.args), wild(self.command)))
             and (
                 not self.ports
                 or any(first <= port <= last for port in listening for first, last in self.ports)

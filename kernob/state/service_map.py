@@ -66,6 +66,7 @@ class MapState:
         self._index: dict[EdgeKey, int] = {}
         self._links: dict[int, Link] = {}
         self._free: list[int] = []
+        self._leaving: list[int] = []
         self._nodes: dict[str, _Node] = {}
         self._by_source: dict[str, int] = {}
         self._by_dial: dict[tuple[str, str, int], int] = {}
@@ -83,6 +84,9 @@ class MapState:
 
     def __len__(self) -> int:
         return len(self._index)
+
+    def __contains__(self, key: EdgeKey) -> bool:
+        return key in self._index
 
     def edge(self, link: Link, now_ns: int) -> int:
         """The index of a link's edge, made where it is new and there is room."""
@@ -123,14 +127,18 @@ class MapState:
     def add(self, edges: Indices, grown: NDArray[np.int64], now_ns: int) -> None:
         """Adds to edges (TX, RX, CONNECTIONS, FAILURES a row); an edge may stand there more than once."""
         np.add.at(self.totals, edges, grown)
-        self.last_ns[edges] = now_ns
+        self._see(edges, now_ns)
         self._dirty.update(np.unique(edges).tolist())
 
     def touch(self, edges: Indices, now_ns: int) -> None:
         """Says that connections of these edges are open."""
-        self.last_ns[edges] = now_ns
+        self._see(edges, now_ns)
         stale = edges[now_ns - self._written_ns[edges] >= _TOUCH_NS]
         self._dirty.update(np.unique(stale).tolist())
+
+    def _see(self, edges: Indices, now_ns: int) -> None:
+        # a clock that is wrong for a while (in 1970) does not make out of date what was seen before
+        self.last_ns[edges] = np.maximum(self.last_ns[edges], now_ns)
 
     def active(self, since_ns: int) -> Indices:
         """Edges seen since then."""
@@ -153,6 +161,8 @@ class MapState:
         self._gone.append(link.key)
         self._dirty.discard(edge)
         self._by_source[link.source.id] -= 1
+        if not self._by_source[link.source.id]:
+            del self._by_source[link.source.id]
         if self._by_dial.get((link.source.id, link.address, link.port)) == edge:
             del self._by_dial[link.source.id, link.address, link.port]
         for end in {link.source.id, link.target.id}:
@@ -165,7 +175,13 @@ class MapState:
                 self._gone_nodes.append(end)
         self.totals[edge] = 0
         self._hosts.pop(edge, None)
-        self._free.append(edge)
+        self._leaving.append(edge)
+
+    def let_go(self) -> list[int]:
+        """Edges that were removed since the last call; from now on their indices may be others'."""
+        gone, self._leaving = self._leaving, []
+        self._free += gone
+        return gone
 
     def expire(self, before_ns: int) -> None:
         """Forgets edges that nothing was seen of since then."""
@@ -258,7 +274,7 @@ class MapState:
         return False
 
     def _add(self, link: Link, now_ns: int) -> int:
-        edge = self._free.pop() if self._free else len(self._links)
+        edge = self._free.pop() if self._free else len(self._links) + len(self._leaving)
         if edge >= len(self.totals):
             for name in ("totals", "first_ns", "last_ns", "_written_ns"):
                 array: NDArray[Any] = getattr(self, name)

@@ -38,6 +38,7 @@ PIPED_ROWS = 50
 _AROUND_ROWS = 7  # lines of a printed table that are not rows
 
 
+_STARTING = "starting one here; a first start compiles for this kernel."
 OpenFeed = Callable[[Request], Feed]
 
 
@@ -76,8 +77,7 @@ def run_top(  # noqa: PLR0913  one argument per option of the command line
                 open_feed: OpenFeed = partial(SocketFeed, settings.socket_path)
             else:
                 unstarted = start_agent(settings)
-                notice = f"No agent answers on {settings.socket_path}: running one here meanwhile."
-                print(notice, file=sys.stderr)
+                print(f"No agent answers on {settings.socket_path}: {_STARTING}", file=sys.stderr)
                 agent = stack.enter_context(unstarted)
                 open_feed = partial(LocalFeed, agent)
             if screen:

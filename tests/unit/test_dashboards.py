@@ -147,7 +147,7 @@ def test_variables_are_safe_in_regular_expressions(board: dict[str, Any]) -> Non
         for operator, name in re.findall(r'(=~|!~|!=|=)"\$\{?(\w+)\}?"', text):
             assert name in several
             assert operator == "=~"
-        used = set(re.findall(r"\$\{?(\w+)", text)) - {"__range", "__rate_interval", "__interval"}
+        used = set(re.findall(r"\$\{?([A-Za-z_]\w*)", text)) - {"__range", "__rate_interval", "__interval"}
         assert used <= names
     assert len(names) == len(board["templating"]["list"])
 

@@ -104,6 +104,8 @@ def test_services_are_called_by_command_line_or_group_and_port() -> None:
     assert rules.service_of(info(cgroup=group), frozenset({8080})) == "legacy"
     assert rules.service_of(info(cgroup=group), frozenset({8081})) == ""
     assert rules.wants_ports
+    rules = network_text.parse('[[service]]\nname = "n"\ncommand = "*[job]*"')
+    assert [rules.service_of(info((f"x{args}y",))) for args in ("[job]", "j")] == ["n", ""]
 
 
 def test_names_of_addresses_come_before_what_resolvers_say() -> None:

@@ -147,7 +147,8 @@ def test_without_an_agent_one_is_run(settings: Settings, capsys: pytest.CaptureF
     own.standing = snapshot(*BUSY, second=100)
     assert top.run_top(settings, start_agent=lambda _settings: own, once=True) == 0
     printed, errors = capsys.readouterr()
-    assert errors == f"No agent answers on {settings.socket_path}: running one here meanwhile.\n"
+    assert errors.startswith(f"No agent answers on {settings.socket_path}: starting one here; ")
+    assert errors.count("\n") == 1
     assert "rsync" in printed
     assert own.left
 
