@@ -218,7 +218,7 @@ def test_hosts_files_are_bounded_whatever_is_written_to_them(tmp_path: Path) -> 
     assert files.name_of(29, "10.0.0.9") == b"h"
     assert 20_000 < len(files) <= 65_536
     cut = tmp_path / "29" / "root" / "etc" / "hosts"
-    cut.write_text("#" * ((1 << 18) - 20) + "\n10.9.9.9 database\n")
+    cut.write_text("#" * ((1 << 18) - 12) + "\n10.9.9.9 database\n")
     clock.now += 5
     assert files.name_of(29, "10.9.9.9") == b""
     cut.write_text("#" * ((1 << 18) - 30) + "\n10.9.9.9 database\n")
