@@ -148,8 +148,8 @@ def world(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wo
         hosts = enter(three_hosts.built(directory / "hosts"))
         enter(three_hosts.relay(hosts, ("127.0.0.1", int(collector))))
         one = enter(topology.built(directory / "one"))
-        here, root = f"http://127.0.0.1:{collector}", one.host_root
-        enter(agent_of(stack, f"{one.mark}-vm", directory / "vm", here, host_root=root))
+        here = f"http://127.0.0.1:{collector}"
+        enter(agent_of(stack, f"{one.mark}-vm", directory / "vm", here, **one.settings))
         for name in (*topology.SERVERS, *topology.CLIENTS):
             one.start(name)
         for _ in range(3):
