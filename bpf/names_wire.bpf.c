@@ -64,8 +64,13 @@ static __always_inline int note_address(struct name_key *key, const struct looku
     struct name_val fresh = {.id = lookup->id, .told_ns = lookup->time_ns, .kind = LOOKUP_WIRE};
     struct name_val *known = names_at.lookup(key);
 
-    if (known && known->kind == LOOKUP_CALL)
+    if (known && known->kind == LOOKUP_CALL) {
+        if (known->wire_id == fresh.id && fresh.told_ns - known->wire_told_ns < TELL_AGAIN_NS)
+            return 0;
+        known->wire_id = fresh.id;
+        known->wire_told_ns = fresh.told_ns;
         return 1;
+    }
     if (known && known->id == fresh.id && fresh.told_ns - known->told_ns < TELL_AGAIN_NS)
         return 0;
     names_at.update(key, &fresh);
@@ -162,8 +167,8 @@ static __always_inline u64 load_data(struct __sk_buff *skb, u32 at, u64 size, st
 /* A packet from port 53 whose DNS message begins at `at`. */
 static __always_inline void on_dns_answer(struct __sk_buff *skb, u32 at, u8 proto)
 {
-    int zero = 0;
-    struct lookup *lookup = lookup_scratch.lookup(&zero);
+    int place = PLACE_IN;
+    struct lookup *lookup = lookup_scratch.lookup(&place);
     u64 size = (u64)skb->len - at;
 
     if (!lookup || skb->len <= at)
@@ -231,8 +236,8 @@ int skb__answers(struct __sk_buff *skb)
 static __always_inline void on_dns_question(struct __sk_buff *skb)
 {
     const int direct = 0;
-    int zero = 0;
-    struct lookup *lookup = lookup_scratch.lookup(&zero);
+    int place = PLACE_OUT;
+    struct lookup *lookup = lookup_scratch.lookup(&place);
     struct proc_key process;
 
     if (!lookup)
@@ -246,8 +251,8 @@ static __always_inline void on_dns_question(struct __sk_buff *skb)
 /* The first bytes of a TLS connection, where the process has no name for whom it connected to. */
 static __always_inline void on_client_hello(struct __sk_buff *skb, u32 at)
 {
-    int zero = 0;
-    struct lookup *lookup = lookup_scratch.lookup(&zero);
+    int place = PLACE_OUT;
+    struct lookup *lookup = lookup_scratch.lookup(&place);
     u64 size = (u64)skb->len - at;
 
     if (!lookup || skb->len <= at)

@@ -42,6 +42,12 @@ static __always_inline void follow(u64 sk, struct sock_val *value, const int dir
     value->copied_known = 1;
 }
 
+/* Raw sockets have TCP's or UDP's number, but what they get are copies of others' packets. */
+static __always_inline int is_raw(u64 sk, const int direct)
+{
+    return READ(u16, sk, OFF_SOCK_TYPE) == 3; /* SOCK_RAW */
+}
+
 static __always_inline u32 read_netns(u64 sk, const int direct)
 {
     return READ(u32, READ(u64, sk, OFF_SOCK_NET), OFF_NET_INUM);

@@ -288,13 +288,16 @@ static __always_inline int on_mptcp_state(u64 sk, int before, int after)
         role = ROLE_SERVER;
     else if (after != TCP_SYN_SENT)
         return 0;
-    if (value || !blank || socks.insert(&address, blank))
+    if (value || !blank)
         return 0;
+    socks.insert(&address, blank);
     value = socks.lookup(&address);
-    if (value) {
-        value->flags = SOCK_MPTCP;
-        value->key.role = role;
+    if (!value) {
+        lose(LOSS_SOCKS_FULL, 1);
+        return 0;
     }
+    value->flags = SOCK_MPTCP;
+    value->key.role = role;
     return 0;
 }
 

@@ -356,7 +356,7 @@ KERNOB_SETTINGS = (
         "KERNOB_NETWORK_FILE",
         "network_file",
         PathName("file"),
-        "what is known of the network: classes of peers, names of addresses and services",
+        "what is known of the network: classes of peers, folded networks, names of addresses and services",
     ),
     Setting(
         "KERNOB_BTF", "btf_path", PathName("file"), "type information to use instead of the kernel's own"

@@ -329,15 +329,16 @@ class Pipeline:
     def report(self, name: str, words: Mapping[str, str]) -> Mapping[str, Any]:
         """Answers a client. Raises ValueError, one line, for what nobody here knows."""
         known: dict[str, Report] = {n: r for feature in self._features for n, r in feature.reports().items()}
-        if name not in known:
-            raise ValueError(no_report(name, known))
-        return known[name](words)
+        if name in known:
+            return known[name](words)
+        raise ValueError(no_report(name, known))
 
     def _losses(self) -> dict[str, int]:
         counts = self._session.losses()
         return {
             "map_full": int(counts[Loss.FLOWS_FULL] + counts[Loss.PROCS_FULL]),
             "sockets_full": int(counts[Loss.SOCKS_FULL]),
+            "calls_full": int(counts[Loss.CALLS_FULL]),
             **{cause: n for feature in self._features for cause, n in feature.losses(counts).items()},
             "series_cap": self._traffic.folded + self._feed.folded + sum(f.folded for f in self._features),
             "recursion": sum(s.recursion_misses for s in self._session.run_stats().values()),
@@ -360,9 +361,7 @@ class Pipeline:
     def _resolve(self, key: ProcessKey) -> ProcessInfo | None:
         """Names a process: what was captured in the kernel, else what /proc still has of it."""
         row = self._session.map("procs").lookup(process.encode_key(key))
-        info: ProcessInfo | None = None
-        if row is not None:
-            info = _clean(*process.decode(key, row[0]))
+        info = None if row is None else _clean(*process.decode(key, row[0]))
         if info is None or not info.args or needs_full_args(info):
             current = self._proc.read_process(key.pid, _FULL_ARGS_BYTES)
             if current and current.key.start_ticks == key.start_ticks:

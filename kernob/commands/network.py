@@ -19,7 +19,7 @@ _DESTINATION = re.compile(r"(?:\[(?P<six>[^\]]+)\]|(?P<host>[^:\s]+))(?::(?P<por
 
 @click.group(short_help="The network file: whether it is right, what it says.")
 def network() -> None:
-    """Look at the network file: classes of peers, names of addresses and services (docs/network.md)."""
+    """Look at the network file: classes, folds, names of addresses and of services (docs/network.md)."""
 
 
 @network.command(epilog=EXIT_CODES, short_help="Check a network file.")

@@ -13,6 +13,7 @@ from kernob.kernel.btf import Btf
 FIELDS: dict[str, tuple[str, ...]] = {
     "OFF_SOCK_FAMILY": ("sock.__sk_common.skc_family",),
     "OFF_SOCK_PROTOCOL": ("sock.sk_protocol",),
+    "OFF_SOCK_TYPE": ("sock.sk_type",),
     "OFF_SOCK_DPORT": ("sock.__sk_common.skc_dport",),
     "OFF_SOCK_NUM": ("sock.__sk_common.skc_num",),
     "OFF_INET_SPORT": ("inet_sock.inet_sport",),

@@ -194,7 +194,7 @@ class Baseline:
             wanted.setdefault(attributes, row.first_unix_ns / 1e9)
         self._gauges.show_values(wanted, now_unix_ns)
         minute = now_unix_ns // _MINUTE_NS
-        self._minutes = {s: seen for s, seen in self._minutes.items() if seen[0] >= minute}
+        self._minutes = {s: seen for s, seen in self._minutes.items() if seen[0] == minute}
 
     def rows(self) -> list[DestinationRow]:
         """Everything that is known, the newest last."""
@@ -240,7 +240,7 @@ class Baseline:
     def _admit(self, service: str, learning: bool, now_ns: int) -> bool:
         minute = now_ns // _MINUTE_NS
         at, count = self._minutes.get(service, (minute, 0))
-        at, count = (minute, 0) if minute > at else (at, count)
+        at, count = (minute, 0) if minute != at else (at, count)
         self._minutes[service] = (at, count + 1)
         if count < self._per_minute:
             return True

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an operator knows of the network: classes of peers, names of addresses, names of services.
+"""What an operator knows of the network: classes of peers, which are one, names, names of services.
 
 In: rules, as `state.network_text` read them from the network file. Out: answers for one destination or
 process. Pure; the first rule that matches decides, and what no rule matches is as without a file.

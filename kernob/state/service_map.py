@@ -127,14 +127,18 @@ class MapState:
     def add(self, edges: Indices, grown: NDArray[np.int64], now_ns: int) -> None:
         """Adds to edges (TX, RX, CONNECTIONS, FAILURES a row); an edge may stand there more than once."""
         np.add.at(self.totals, edges, grown)
-        self.last_ns[edges] = now_ns
+        self._see(edges, now_ns)
         self._dirty.update(np.unique(edges).tolist())
 
     def touch(self, edges: Indices, now_ns: int) -> None:
         """Says that connections of these edges are open."""
-        self.last_ns[edges] = now_ns
+        self._see(edges, now_ns)
         stale = edges[now_ns - self._written_ns[edges] >= _TOUCH_NS]
         self._dirty.update(np.unique(stale).tolist())
+
+    def _see(self, edges: Indices, now_ns: int) -> None:
+        # a clock that is wrong for a while (in 1970) does not make out of date what was seen before
+        self.last_ns[edges] = np.maximum(self.last_ns[edges], now_ns)
 
     def active(self, since_ns: int) -> Indices:
         """Edges seen since then."""

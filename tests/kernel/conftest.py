@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ HERE = Path(__file__).parent
 for directory in (HERE, HERE / "workloads"):
     if str(directory) not in sys.path:
         sys.path.insert(0, str(directory))
+
+from tcp_watch import Watch, watching  # noqa: E402
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -49,3 +52,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def agents(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory under which every agent of this session has its own."""
     return tmp_path_factory.mktemp("agents")
+
+
+@pytest.fixture(scope="module")
+def watch(agents: Path) -> Iterator[Watch]:
+    """One session of all programs, without an agent, for all tests of a module."""
+    with watching(agents / "cache") as found:
+        yield found

@@ -10,40 +10,16 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tcp_watch import ANSWER, ASK, Watch, abort, act, listener, read_exactly, watching
+from tcp_watch import ANSWER, ASK, Watch, abort, act, call, listener, read_exactly, serve
 from truth import MissingFeatureError
 from uring import SQE_ASYNC, Ring, sqe
 
 pytestmark = pytest.mark.lane
 
 _URING_ACCEPT = 13
-
-
-@pytest.fixture(scope="module")
-def watch(agents: Path) -> Iterator[Watch]:
-    """One session for all cases."""
-    with watching(agents / "cache") as found:
-        yield found
-
-
-def call(address: tuple[str, int], count: int = 1) -> None:
-    """So many connections, each with one exchange."""
-    for _ in range(count):
-        with socket.create_connection(address) as sock:
-            sock.sendall(ASK)
-            assert read_exactly(sock, len(ANSWER)) == ANSWER
-
-
-def serve(sock: socket.socket) -> None:
-    """One exchange from the other side."""
-    with sock:
-        read_exactly(sock, len(ASK))
-        sock.sendall(ANSWER)
-        sock.recv(1)
 
 
 def test_prefork_workers_are_charged_what_each_accepts(watch: Watch) -> None:

@@ -33,10 +33,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)
-def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("KERNOB_SOCKET", str(tmp_path / "run" / "agent.sock"))
     monkeypatch.setenv("KERNOB_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    yield
+    monkeypatch.undo()
     time.tzset()
 
 

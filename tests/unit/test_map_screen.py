@@ -109,8 +109,9 @@ def test_since_class_and_host(kernob: Callable[..., Result]) -> None:
     assert "old.example" in kernob("map", "--since", "30d").output
     assert "1 edges" in kernob("map", "--class", "localhost").output
     assert "3 edges" in kernob("map", "--host", "vm").output
-    refused = kernob("map", "--host", "nope")
-    assert refused.exit_code == 1
+    for other in ("nope", "dns", "ip", "clients"):  # what other nodes' ids begin with is no host
+        refused = kernob("map", "--host", other)
+        assert (refused.exit_code, refused.output) == (1, ""), other
 
 
 def test_json_dot_and_mermaid(kernob: Callable[..., Result]) -> None:

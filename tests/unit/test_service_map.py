@@ -213,6 +213,21 @@ def test_a_destination_that_was_another_one_all_the_time_is_known_as_that() -> N
     assert baseline.rows() == []
 
 
+def test_a_clock_that_goes_back_holds_nothing_up() -> None:
+    """What was seen in the future stays as new as it was; single events are told again at once."""
+    state = MapState(1000, folded)
+    grow(state, to("192.0.2.1"), 1, NOW)
+    edge = grow(state, to("192.0.2.1"), 1, NOW - 10_000 * S)
+    state.touch(np.array([edge]), NOW - 9_000 * S)
+    state.expire(NOW - S)
+    assert [row.last_unix_ns for row in state.rows()[1]] == [NOW]
+    baseline = make_baseline(per_minute=1)
+    since = NOW - 2 * DAY_S * S
+    assert [len(baseline.see(to("192.0.2.1", port), since, NOW)) for port in (1, 2)] == [1, 0]
+    baseline.export(NOW)
+    assert len(baseline.see(to("192.0.2.1", 3), since, NOW - 3600 * S)) == 1
+
+
 def test_a_baseline_that_fills_up_gives_the_old_and_unused_away(caplog: pytest.LogCaptureFixture) -> None:
     """Not what was accepted or is on the map; where all is, one line, and what is missed is counted."""
     baseline = Baseline(SeriesStore(), DAY_S, 10, most=100)
