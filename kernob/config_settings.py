@@ -120,7 +120,8 @@ class Settings:
     @property
     def host_name(self) -> str:
         """The name this host goes by in everything exported: host.name where it is set, else the kernel's."""
-        return dict(self.resource_attributes).get("host.name") or os.uname().nodename
+        named = dict(self.resource_attributes).get("host.name") or os.uname().nodename
+        return named.encode("utf-8", "replace").decode()  # the kernel takes any bytes for one
 
 
 def _series(default: str) -> Number:

@@ -170,6 +170,7 @@ def _hooks(report: DoctorReport) -> Iterator[_Line]:
 REMEDIES: Final = {
     "map_full": "bytes; raise KERNOB_MAX_FLOWS or KERNOB_MAX_PROCESSES",
     "sockets_full": "bytes; raise KERNOB_MAX_SOCKETS",
+    "calls_full": "bytes, failed connects and waits, of more threads in calls at once than there is room for",
     "facts_full": "failures and durations; raise KERNOB_MAX_FLOWS or KERNOB_MAX_DURATIONS",
     "syscalls_full": "durations of system calls; raise KERNOB_MAX_SYSCALL_HISTOGRAMS",
     "threads_full": "durations of system calls; raise KERNOB_MAX_THREADS",

@@ -154,11 +154,8 @@ def world(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wo
         hosts = enter(three_hosts.built(directory / "hosts"))
         enter(three_hosts.relay(hosts, ("127.0.0.1", int(collector))))
         one = enter(topology.built(directory / "one"))
-        here, root = f"http://127.0.0.1:{collector}", one.host_root
-        folds = directory / "network.toml"
-        folds.write_text(topology.FOLDS)
-        own: dict[str, Any] = {"host_root": root, "network_file": folds}
-        enter(agent_of(stack, f"{one.mark}-vm", directory / "vm", here, **own))
+        here = f"http://127.0.0.1:{collector}"
+        enter(agent_of(stack, f"{one.mark}-vm", directory / "vm", here, **one.settings))
         for name in (*topology.SERVERS, *topology.CLIENTS):
             one.start(name)
         for _ in range(3):
