@@ -113,27 +113,30 @@ static __always_inline int note_answers(struct lookup *lookup)
     return told;
 }
 
-/* Who asked: a UDP socket's last sender, a TCP socket's owner; in any case the socket's network namespace. */
-static __always_inline void find_asker(struct lookup *lookup, u64 sk, u8 proto)
+/*
+ * Who asked: a UDP socket's last sender, a TCP connection's owner; in any case the socket's network
+ * namespace. Returns 0 for a socket that asked nobody: anyone may send from port 53 to an open port.
+ */
+static __always_inline int find_asker(struct lookup *lookup, u64 sk, u8 proto)
 {
     const int direct = 0;
 
-    lookup->tgid = lookup->start = 0;
     lookup->netns = read_netns(sk, direct);
     if (proto == IPPROTO_UDP) {
-        struct proc_key *asker = askers.lookup(&sk);
+        struct asker *asker = askers.lookup(&sk);
 
-        if (asker) {
-            lookup->tgid = asker->tgid;
-            lookup->start = asker->start;
-        }
-        return;
+        if (!asker || asker->port != READ(u16, sk, OFF_SOCK_NUM))
+            return 0;
+        lookup->tgid = asker->tgid;
+        lookup->start = asker->start;
+        return 1;
     }
     struct sock_val *value = socks.lookup(&sk);
-    if (value) {
-        lookup->tgid = value->key.tgid;
-        lookup->start = value->key.start;
-    }
+    if (!value || value->key.role != ROLE_CLIENT)
+        return 0;
+    lookup->tgid = value->key.tgid;
+    lookup->start = value->key.start;
+    return 1;
 }
 
 /* The address of a packet's socket, 0 without one: through memory, so that it is a number. */
@@ -189,9 +192,8 @@ static __always_inline void on_dns_answer(struct __sk_buff *skb, u32 at, u8 prot
         return;
     u32 answers = lookup->data[6] << 8 | lookup->data[7];
     u64 sk = socket_address(skb, lookup);
-    if (!answers || !sk)
+    if (!answers || !sk || !find_asker(lookup, sk, proto))
         return;
-    find_asker(lookup, sk, proto);
     lookup->id = 0;
     lookup->kind = LOOKUP_WIRE;
     lookup->count = answers > LOOKUP_ADDRESSES ? LOOKUP_ADDRESSES : answers;
@@ -245,7 +247,7 @@ static __always_inline void on_dns_question(struct __sk_buff *skb)
     u64 sk = socket_address(skb, lookup);
     identify(bpf_get_current_task(), &process, direct);
     if (sk && process.tgid)
-        askers.update(&sk, &process);
+        note_asker(sk, process.tgid, process.start);
 }
 
 /* The first bytes of a TLS connection, where the process has no name for whom it connected to. */

@@ -69,7 +69,7 @@ static __always_inline void count_slowly(u64 sk, struct sock_val *value, u16 pro
     }
     own(&fresh.key, direct);
     if (proto == IPPROTO_UDP && tx && fresh.key.port == DNS_PORT && fresh.key.role == ROLE_CLIENT)
-        note_asker(sk, &fresh.key);
+        note_asker(sk, fresh.key.tgid, fresh.key.start);
     if (claimed) {
         u32 tgid = fresh.key.tgid;
 

@@ -79,7 +79,9 @@ class Map(Feature):
         self._kept_ns = settings.map_days * _DAY_NS
         self._state = MapState(settings.max_map_edges, folded)
         self._series = MapSeries(series, self._host)
-        self._baseline = Baseline(series, settings.learning_period_s, settings.max_new_destinations)
+        self._baseline = Baseline(
+            series, settings.learning_period_s, settings.max_new_destinations, 2 * settings.max_map_edges
+        )
         self._memory = MapMemory(settings.state_dir, store, self._state, self._baseline)
         self._reports = MapReports(self._host, self._state, self._baseline, self._score, self._look_again)
         self._score_of = score_of
@@ -335,12 +337,14 @@ class Map(Feature):
         if self._score_of is not None:
             self._series.show_scores(self._score, self._to_score(edges), now_ns)
         self._events += self._baseline.summaries(now_ns)
-        if self._baseline.is_changed or tick.now_s - self._exported_s >= _EXPORT_S:
+        is_due = tick.now_s - self._exported_s >= _EXPORT_S
+        if is_due:
             self._exported_s = tick.now_s
             self._baseline.trim(lambda key: (f"{self._host}/{key[0]}", *key[1:]) in self._state)
-            self._baseline.export(now_ns)
             self._state.expire(now_ns - self._kept_ns)
             self._let_go()
+        if is_due or self._baseline.is_changed:
+            self._baseline.export(now_ns)
         self._memory.stage()
 
     def _pay(self, flows: Indices, tick: Tick) -> Indices:

@@ -61,7 +61,7 @@ class _Crowd:
 class Baseline:
     """See the module. `per_minute` bounds a service's single events, `most` its destinations."""
 
-    def __init__(self, store: SeriesStore, learning_s: float, per_minute: int, most: int = 10_000) -> None:
+    def __init__(self, store: SeriesStore, learning_s: float, per_minute: int, most: int = 20_000) -> None:
         self._learning_ns = int(learning_s * 1e9)
         self._per_minute = per_minute
         self._most = most

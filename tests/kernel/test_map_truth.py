@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from harness import PROGRAM, environment, running_agent, wait_until
-from topology import BEYOND, CLIENTS, FOLDS, JOB, PAY_NAME, SERVERS, VIRTUAL, Topology, built
+from topology import BEYOND, CLIENTS, JOB, PAY_NAME, SERVERS, VIRTUAL, Topology, built
 
 LIMIT_S = 180.0
 
@@ -95,11 +95,8 @@ def test_the_map_is_the_truth_through_restarts_of_everything(agents: Path) -> No
     """
     directory = agents / "map-truth"
     (directory / "topology").mkdir(parents=True)
-    folds = directory / "network.toml"
-    folds.write_text(FOLDS)
     with built(directory / "topology") as topology:
-        settings = {"host_root": topology.host_root, "network_file": folds}
-        with running_agent(directory, **settings) as agent:
+        with running_agent(directory, **topology.settings) as agent:
             for name in (*SERVERS, *CLIENTS):
                 topology.start(name)
             for _ in range(3):
@@ -121,7 +118,7 @@ def test_the_map_is_the_truth_through_restarts_of_everything(agents: Path) -> No
             until_true(directory, topology)
             before = first_seen(directory, topology)
         assert edges(directory, topology) == topology.truth()  # out of the store
-        with running_agent(directory, **settings) as agent:
+        with running_agent(directory, **topology.settings) as agent:
             agent.wait_exports(6)
             until_true(directory, topology)
             assert first_seen(directory, topology) == before

@@ -123,9 +123,11 @@ def relay(hosts: Topology, to: tuple[str, int]) -> Iterator[None]:
     with made[0] as listener:
         accepting = threading.Thread(target=_accept, args=(listener, to))
         accepting.start()
-        yield
-        listener.shutdown(socket.SHUT_RDWR)
-        accepting.join()
+        try:
+            yield
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            accepting.join()
 
 
 def _accept(listener: socket.socket, to: tuple[str, int]) -> None:

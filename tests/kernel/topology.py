@@ -83,6 +83,13 @@ class Topology:
         """Has what Docker keeps of these containers."""
         return self.directory / "root"
 
+    @property
+    def settings(self) -> dict[str, Path]:
+        """What an agent has to be told for the map to be `truth`."""
+        network_file = self.directory / "network.toml"
+        network_file.write_text(FOLDS)
+        return {"host_root": self.host_root, "network_file": network_file}
+
     def ns(self, name: str) -> str:
         """A namespace's name on this machine."""
         return f"{self.mark}-{name}"

@@ -86,9 +86,15 @@ class World:
 
 @contextlib.contextmanager
 def agent_of(stack: Stack, host: str, directory: Path, where: str, **more: Any) -> Iterator[Agent]:
-    """An agent that calls its host so and reports to the stack's Collector, which it reaches at `where`."""
+    """An agent that calls its host so and reports to the stack's Collector, which it reaches at `where`.
+
+    It does what the map needs and no more: each of these agents watches the whole machine.
+    """
     settings = {
         "scrape_interval": 2,
+        "syscalls": "none",
+        **dict.fromkeys(("lifecycle", "scores", "http", "process_flows"), "false"),
+        **dict.fromkeys(("max_process_series", "max_flow_series", "max_histogram_series"), 10),
         "OTEL_RESOURCE_ATTRIBUTES": f"host.name={host}",
         "OTEL_METRICS_EXPORTER": "otlp",
         "OTEL_EXPORTER_OTLP_ENDPOINT": where,
@@ -148,8 +154,8 @@ def world(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wo
         hosts = enter(three_hosts.built(directory / "hosts"))
         enter(three_hosts.relay(hosts, ("127.0.0.1", int(collector))))
         one = enter(topology.built(directory / "one"))
-        here, root = f"http://127.0.0.1:{collector}", one.host_root
-        enter(agent_of(stack, f"{one.mark}-vm", directory / "vm", here, host_root=root))
+        here = f"http://127.0.0.1:{collector}"
+        enter(agent_of(stack, f"{one.mark}-vm", directory / "vm", here, **one.settings))
         for name in (*topology.SERVERS, *topology.CLIENTS):
             one.start(name)
         for _ in range(3):
@@ -158,7 +164,7 @@ def world(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wo
         for name, router in three_hosts.ROUTER.items():
             where = f"http://{router}:{three_hosts.PORT}"
             inside = ("nsenter", f"--net=/run/netns/{hosts.ns(name)}")
-            own = {"prefix": inside, "map_own_namespace": "true"}
+            own = {"prefix": inside, "map_own_namespace": "true", "names": "false"}
             enter(agent_of(stack, f"{hosts.mark}-{name}", directory / name, where, **own))
         found = World(stack, hosts, one, shown, since_s)
         _wait(found)
