@@ -219,6 +219,15 @@ def test_containers_of_a_real_engine(world: World) -> None:
     assert world.containers_edges() == world.containers
 
 
+@pytest.fixture(scope="module")
+def packages() -> None:
+    """Grafana's packages, installed from the lock file."""
+    if reason := dashboards.missing():
+        pytest.skip(reason)
+    dashboards.install()
+
+
+@pytest.mark.usefixtures("packages")
 @pytest.mark.parametrize("which", ["hosts", "one", "all"])
 def test_the_dashboard_draws_it(world: World, which: str) -> None:
     """Its own queries and transformations, by both releases' code: nothing is lost on the way."""
