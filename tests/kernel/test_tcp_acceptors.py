@@ -10,24 +10,16 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tcp_watch import ANSWER, ASK, Watch, abort, act, listener, read_exactly, watching
+from tcp_watch import ANSWER, ASK, Watch, abort, act, listener, read_exactly
 from truth import MissingFeatureError
 from uring import SQE_ASYNC, Ring, sqe
 
 pytestmark = pytest.mark.lane
 
 _URING_ACCEPT = 13
-
-
-@pytest.fixture(scope="module")
-def watch(agents: Path) -> Iterator[Watch]:
-    """One session for all cases."""
-    with watching(agents / "cache") as found:
-        yield found
 
 
 def call(address: tuple[str, int], count: int = 1) -> None:

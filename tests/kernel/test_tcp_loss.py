@@ -10,22 +10,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from harness import SCALE, scaled
 from tcp_alone import pair, played, rule, run
-from tcp_watch import ANSWER, ASK, Watch, act, exchange, listener, read_exactly, retransmits_of, watching
+from tcp_watch import ANSWER, ASK, Watch, act, exchange, listener, read_exactly, retransmits_of
 
 pytestmark = pytest.mark.lane
-
-
-@pytest.fixture(scope="module")
-def watch(agents: Path) -> Iterator[Watch]:
-    """All programs."""
-    with watching(agents / "cache") as found:
-        yield found
 
 
 def _by_ss(sock: socket.socket) -> int:

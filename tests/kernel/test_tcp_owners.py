@@ -27,13 +27,6 @@ IDLE_S = 0.9
 """That second, and what a clock in whole ticks may miss of it."""
 
 
-@pytest.fixture(scope="module")
-def watch(agents: Path) -> Iterator[Watch]:
-    """One session for all cases."""
-    with watching(agents / "cache") as found:
-        yield found
-
-
 def call(address: tuple[str, int], count: int = 1) -> None:
     """So many connections, each with one exchange."""
     for _ in range(count):

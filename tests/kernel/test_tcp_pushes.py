@@ -11,11 +11,9 @@ import ctypes
 import socket
 import struct
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from tcp_watch import ANSWER, ASK, Watch, abort, answer, exchange, play, read_exactly, watching
+from tcp_watch import ANSWER, ASK, Watch, abort, answer, exchange, play, read_exactly
 
 pytestmark = pytest.mark.lane
 
@@ -24,13 +22,6 @@ BEAT = b"h" * 8
 SO_ATTACH_FILTER = 26
 PAUSE_S = 1.3
 """Longer than the second that makes a connection idle."""
-
-
-@pytest.fixture(scope="module")
-def watch(agents: Path) -> Iterator[Watch]:
-    """One session for all cases."""
-    with watching(agents / "cache") as found:
-        yield found
 
 
 def read_to_reset(sock: socket.socket) -> None:

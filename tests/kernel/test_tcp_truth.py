@@ -11,22 +11,13 @@ import signal
 import socket
 import struct
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from tcp_watch import ANSWER, ASK, Watch, abort, answer, exchange, play, read_exactly, watching
+from tcp_watch import ANSWER, ASK, Watch, abort, answer, exchange, play, read_exactly
 
 pytestmark = pytest.mark.lane
 
 OK_CLIENT, OK_SERVER = {"client connection ok": 1}, {"server connection ok": 1}
-
-
-@pytest.fixture(scope="module")
-def watch(agents: Path) -> Iterator[Watch]:
-    """One session for all cases."""
-    with watching(agents / "cache") as found:
-        yield found
 
 
 def kill_myself(_sock: socket.socket) -> None:
