@@ -56,7 +56,7 @@ class AgentProcess:
             )
 
     def wait_until(self, text: str, path: Path | None = None, timeout_s: float = 60) -> float:
-        """Seconds from the start until `text` stands in the log, or in another file."""
+        """Seconds from the start until `text` stands in the log, or in another file; else it is ended."""
         where = path or self._log
         while time.monotonic() - self.started_s < timeout_s:
             if where.exists() and text in where.read_text(errors="replace"):
@@ -64,6 +64,8 @@ class AgentProcess:
             if self._child.poll() is not None:
                 break
             time.sleep(0.005)
+        self._child.kill()  # or it would go on for ever, and be measured by all that come after
+        self._child.wait()
         raise RuntimeError(f"no {text!r} in {where.name}; the log says: {self._log.read_text()[-800:]}")
 
     def usage(self) -> Usage:

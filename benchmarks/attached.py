@@ -2,7 +2,7 @@
 """Programs under measurement: Kernob's own, empty ones on the same hooks, and what a run of them took.
 
 In: strategy kinds to leave out, map capacities. Out: sessions to attach, run times an operation.
-Called by hotpath, mapsize and shapes.
+Called by every benchmark that attaches programs.
 
 The kernel's own account (BPF_ENABLE_STATS) reads a clock before and after each run, which it charges to
 the program: some 55 ns. In every round an empty program (two instructions) is measured on the same hooks
@@ -74,9 +74,12 @@ def kernob(
 class Empty:
     """Programs that return at once, on the hooks that Kernob would take."""
 
-    def __init__(self, kinds_off: frozenset[str] = TYPED, probes: Sequence[Probe] = PROBES) -> None:
+    def __init__(
+        self, kinds_off: frozenset[str] = TYPED, probes: Sequence[Probe] = PROBES, stats: bool = True
+    ) -> None:
         self._kinds_off = kinds_off
         self._probes = probes
+        self._stats = stats
         self._links: list[tuple[Hook, Link]] = []
         self._stats_fd = -1
 
@@ -87,7 +90,8 @@ class Empty:
         codes = {a.program: RETURN_1 if a.kind == "cgroup_skb" else RETURN_0 for a in every}
         compiled = CompiledObject({}, {name: ProgramCode(name, code, ()) for name, code in codes.items()})
         loader = Loader(compiled, {}, Btf.load())
-        self._stats_fd = syscall.bpf(syscall.ENABLE_STATS, struct.pack("=I", _STATS_RUN_TIME))
+        if self._stats:
+            self._stats_fd = syscall.bpf(syscall.ENABLE_STATS, struct.pack("=I", _STATS_RUN_TIME))
         for hook in hooks:
             links, _report = attach.attach(hook, loader, self._kinds_off)
             self._links += [(hook, link) for link in links]

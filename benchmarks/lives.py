@@ -8,56 +8,29 @@ counted each of them.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import struct
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.agents import AgentProcess
+from benchmarks.attached import Empty
 from benchmarks.table import progress, show, spread
 from benchmarks.workload import Workloads
 from kernob.config import load_settings
 from kernob.errors import KernobError
 from kernob.features.lifecycle import prepare
-from kernob.kernel import attach, syscall
-from kernob.kernel.attach import Loader
-from kernob.kernel.btf import Btf
-from kernob.kernel.compiler import CompiledObject, ProgramCode
 from kernob.kernel.programs import RunStats
 from kernob.kernel.session import Session
 from kernob.pipeline import kernel_options
 from kernob.probes import PROBES, lifecycle
 
-_RETURN_0 = bytes.fromhex("b7000000000000009500000000000000")  # r0 = 0; exit
-_STATS_RUN_TIME = 0
 _ROUNDS = 7
 _LIVES = 4_000
 _STORM = 150_000
 _TURNS = ("fork", "exec", "exit")
 _WAYS = {"tp_btf": frozenset[str](), "raw_tp": frozenset({"tp_btf"})}
-
-
-@contextlib.contextmanager
-def _empty(off: frozenset[str]) -> Iterator[list[attach.Link]]:
-    hooks = lifecycle.PROBE.hooks
-    programs = {a.program for hook in hooks for c in hook.candidates for a in c.attachments}
-    compiled = CompiledObject({}, {name: ProgramCode(name, _RETURN_0, ()) for name in programs})
-    loader = Loader(compiled, {}, Btf.load())
-    fd = syscall.bpf(syscall.ENABLE_STATS, struct.pack("=I", _STATS_RUN_TIME))
-    links: list[attach.Link] = []
-    try:
-        for hook in hooks:
-            links += attach.attach(hook, loader, off)[0]
-        yield links
-    finally:
-        for link in reversed(links):
-            link.close()
-        os.close(fd)
 
 
 def _following(off: frozenset[str]) -> Session:
@@ -67,10 +40,12 @@ def _following(off: frozenset[str]) -> Session:
     return Session(sources, lifecycle.PROBE.hooks, options, lambda session: prepare(session, settings))
 
 
-def _each_ns(stats: dict[str, RunStats]) -> dict[str, float]:
+def _each_ns(stats: dict[tuple[str, str], RunStats]) -> dict[str, float]:
     """By turn: nanoseconds a run."""
     return {
-        name.rpartition("_")[2]: each.run_time_ns / each.runs for name, each in stats.items() if each.runs
+        program.rpartition("_")[2]: each.run_time_ns / each.runs
+        for (_probe, program), each in stats.items()
+        if each.runs
     }
 
 
@@ -81,12 +56,12 @@ def in_bpf(workloads: Workloads) -> None:
         found: dict[str, list[dict[str, float]]] = {"empty (gross)": [], "Kernob": []}
         for i in range(_ROUNDS):
             progress(f"in BPF, {way}: round {i + 1} of {_ROUNDS}")
-            with _empty(off) as links:
+            with Empty(off, (lifecycle.PROBE,)) as empty:
                 workloads.run("lives", _LIVES, 1, 0, 1)
-                bare = _each_ns({link.program.name: link.program.stats() for link in links})
+                bare = _each_ns(empty.run_stats())
             with _following(off) as session:
                 workloads.run("lives", _LIVES, 1, 0, 1)
-                own = _each_ns({key[1]: each for key, each in session.run_stats().items()})
+                own = _each_ns(session.run_stats())
             found["empty (gross)"].append(bare)
             found["Kernob"].append({turn: own[turn] - bare[turn] for turn in _TURNS})
         for who, each in found.items():

@@ -9,29 +9,22 @@ with them, for each way of attaching, beside empty programs.
 from __future__ import annotations
 
 import contextlib
-import os
-import struct
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+from benchmarks.attached import Empty
 from benchmarks.table import median, progress, show, spread
 from benchmarks.workload import CPU, Result, Workloads
 from kernob.config import load_settings
 from kernob.errors import KernobError
-from kernob.kernel import attach, syscall
-from kernob.kernel.attach import Hook, Loader
-from kernob.kernel.btf import Btf
-from kernob.kernel.compiler import CompiledObject, ProgramCode
 from kernob.kernel.programs import RunStats
 from kernob.kernel.session import Session
 from kernob.pipeline import kernel_options
 from kernob.probes import PROBES, syscalls
 from kernob.syscall_table import NEVER_RETURN, numbers
 
-_RETURN_0 = bytes.fromhex("b7000000000000009500000000000000")  # r0 = 0; exit
-_STATS_RUN_TIME = 0
 _ROUNDS = 9
 _CALLS = 300_000
 _MANY = 40
@@ -53,36 +46,19 @@ class Arm:
     attached: Callable[[], contextlib.AbstractContextManager[object]]
 
 
-def _hooks(names: Sequence[str]) -> tuple[Hook, ...]:
-    return syscalls.watching(names).hooks
-
-
 def measuring(names: Sequence[str], off: frozenset[str], stats: bool = False) -> Session:
     """The programs of the probe, nothing else of Kernob."""
     chosen = kernel_options(load_settings({}))
     options = replace(chosen, kinds_off=off, bpf_stats=stats)
     sources = [source for probe in PROBES for source in probe.sources]
-    return Session(sources, _hooks(names), options, lambda session: syscalls.choose(session, names))
+    return Session(
+        sources, syscalls.watching(names).hooks, options, lambda session: syscalls.choose(session, names)
+    )
 
 
-@contextlib.contextmanager
-def empty(names: Sequence[str], off: frozenset[str], stats: bool = False) -> Iterator[list[attach.Link]]:
+def empty(names: Sequence[str], off: frozenset[str], stats: bool = False) -> Empty:
     """Programs that return at once, on the same hooks."""
-    hooks = _hooks(names)
-    programs = {a.program for hook in hooks for c in hook.candidates for a in c.attachments}
-    compiled = CompiledObject({}, {name: ProgramCode(name, _RETURN_0, ()) for name in programs})
-    loader = Loader(compiled, {}, Btf.load())
-    fd = syscall.bpf(syscall.ENABLE_STATS, struct.pack("=I", _STATS_RUN_TIME)) if stats else -1
-    links: list[attach.Link] = []
-    try:
-        for hook in hooks:
-            links += attach.attach(hook, loader, off)[0]
-        yield links
-    finally:
-        for link in reversed(links):
-            link.close()
-        if fd >= 0:
-            os.close(fd)
+    return Empty(off, (syscalls.watching(names),), stats)
 
 
 def _arms(names: Sequence[str]) -> list[Arm]:
@@ -130,12 +106,12 @@ def in_bpf(workloads: Workloads, names: Sequence[str]) -> None:
         bare, own = [], []
         for i in range(_ROUNDS):
             progress(f"in BPF, {way}: round {i + 1} of {_ROUNDS}")
-            with empty(names, off, stats=True) as links:
+            with empty(names, off, stats=True) as idle:
                 workloads.run("pipe", _CALLS, CPU)
-                bare.append(_each([link.program.stats() for link in links]))
+                bare.append(_each(idle.run_stats().values()))
             with measuring(names, off, stats=True) as session:
                 workloads.run("pipe", _CALLS, CPU)
-                own.append(_each(list(session.run_stats().values())))
+                own.append(_each(session.run_stats().values()))
         net = [2 * (b - a) for a, b in zip(bare, own, strict=True)]
         rows.append([way, spread(bare), spread(own), spread(net), f"{2 * (min(own) - min(bare)):.0f}"])
     show(
@@ -147,7 +123,7 @@ def in_bpf(workloads: Workloads, names: Sequence[str]) -> None:
     )
 
 
-def _each(stats: Sequence[RunStats]) -> float:
+def _each(stats: Collection[RunStats]) -> float:
     return sum(each.run_time_ns for each in stats) / max(1, sum(each.runs for each in stats))
 
 

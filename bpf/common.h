@@ -24,6 +24,7 @@
 #define IPPROTO_MPTCP 262
 #define SOCK_DONE     (1 << 1)    /* bit of enum sock_flags */
 #define TICK_NS       10000000ULL /* unit of /proc/PID/stat's start time */
+#define EEXIST        17
 
 #if defined(__TARGET_ARCH_arm64) || defined(KERNOB_ARCH_ARM64)
 #define OFF_REGS_ARG1 272 /* pt_regs.orig_x0 */

@@ -165,12 +165,13 @@ static __always_inline void judge_fin(u64 sk, struct sock_val *value)
     value->flags |= SOCK_ENDED;
 }
 
-/* A receive call met the peer's FIN with a response incomplete: HTTP says so. */
+/* A receive call met the peer's FIN with a response incomplete: HTTP says so. One that asks for no byte meets
+ * nothing. */
 static __always_inline void judge_cut(u64 sk, struct sock_val *value)
 {
     const int direct = 0;
 
-    if (!http_is_cut(sk, value) || !(READ(u64, sk, OFF_SOCK_FLAGS) & SOCK_DONE))
+    if (!http_is_cut(sk, value) || !(READ(u64, sk, OFF_SOCK_FLAGS) & SOCK_DONE) || unread_bytes(sk, 1))
         return;
     drop(sk, value, DROP_EOF_MID_RESPONSE, CLOSED_BY_PEER, 0,
          value->ended_ns ? value->ended_ns : bpf_ktime_get_ns());

@@ -43,6 +43,13 @@ BPF_TABLE("lru_hash", struct crash_key, struct crash_val, crashes, 1024);
 /* broods: tgid and start of a parent -> how many of its children have ended; the least recently used goes. */
 BPF_TABLE("lru_hash", u64, u64, broods, 1024);
 
+/*
+ * ended: tgid and start of processes that ended with several threads. Of threads that end at the same time
+ * each may see that no other one runs: whoever inserts counts the end. Read by nobody else; the least
+ * recently used goes.
+ */
+BPF_TABLE("lru_hash", u64, u8, ended, 1024);
+
 /* life_events: a ring buffer of struct life_event. When full, LOSS_EVENTS_FULL. See `events`. */
 #ifdef HAVE_RINGBUF
 struct life_events_table_t {
@@ -309,6 +316,15 @@ static __always_inline u32 exit_code(u64 leader, u64 signal, const int direct)
     return code;
 }
 
+/* Whether another thread, which ended at the same time, has counted the end already. */
+static __always_inline int has_ended(u64 leader, u32 tgid, const int direct)
+{
+    u64 key = (u64)tgid << 32 | (u32)(READ(u64, leader, OFF_TASK_START_BOOTTIME) / TICK_NS);
+    u8 one = 1;
+
+    return ended.insert(&key, &one) == -EEXIST;
+}
+
 static __always_inline int on_end(u64 task, const int direct)
 {
     int zero = 0;
@@ -318,10 +334,12 @@ static __always_inline int on_end(u64 task, const int direct)
 
     if (READ(u32, signal, OFF_SIGNAL_LIVE) || flags & PF_KTHREAD)
         return 0;
+    struct life *life = lives.lookup(&tgid);
+    if ((!life || READ(u32, signal, OFF_SIGNAL_NR_THREADS) > 1) && has_ended(leader, tgid, direct))
+        return 0;
     u64 now = bpf_ktime_get_ns();
     u32 code = exit_code(leader, signal, direct), forked = !!(flags & PF_FORKNOEXEC);
     add_total(TOTAL_EXITS);
-    struct life *life = lives.lookup(&tgid);
     if (!life) { /* its beginning was before our time, or not kept */
         life = life_draft.lookup(&zero);
         if (!life)

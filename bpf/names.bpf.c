@@ -34,8 +34,12 @@ struct lookups_table_t {
 __attribute__((section("maps/ringbuf"))) struct lookups_table_t lookups = {.max_entries = 1 << 20};
 #endif
 
-/* lookup_scratch: one record per CPU; it is too large for the stack. */
-BPF_PERCPU_ARRAY(lookup_scratch, struct lookup, 1);
+/*
+ * lookup_scratch: records in the making, per CPU; too large for the stack. One for each place where they are
+ * made, for a packet comes in (softirq) while a call's return or a packet going out is being looked at.
+ */
+enum lookup_place { PLACE_CALL, PLACE_IN, PLACE_OUT, PLACE_MAX };
+BPF_PERCPU_ARRAY(lookup_scratch, struct lookup, PLACE_MAX);
 
 #define TELL_AGAIN_NS (60 * SECOND_NS)
 #define FNV_OFFSET    0xcbf29ce484222325ULL
@@ -215,13 +219,13 @@ int urp__resolver(struct pt_regs *ctx)
     const int direct = 0;
     u64 thread = bpf_get_current_pid_tgid();
     struct resolving_val *found = resolving.lookup(&thread);
-    int zero = 0;
+    int place = PLACE_CALL;
 
     if (!found)
         return 0;
     struct resolving_val call = *found;
     resolving.delete(&thread);
-    struct lookup *lookup = lookup_scratch.lookup(&zero);
+    struct lookup *lookup = lookup_scratch.lookup(&place);
     u64 answer = call.result ? 0 : PT_REGS_RC(ctx);
     if (!lookup)
         return 0;

@@ -27,15 +27,22 @@ static __always_inline void name_flow(struct flow_key *flow)
 }
 
 /*
- * askers: UDP socket connected to a DNS server -> the process that last asked there. Inserted when it sends,
- * read when the answer comes; a full map makes room by itself.
+ * askers: UDP socket that asked a DNS server -> the process that last asked there, and from which port, for
+ * the socket's memory may be another's by now. Inserted when it sends, read when the answer comes; a full map
+ * makes room by itself.
  */
-BPF_TABLE("lru_hash", u64, struct proc_key, askers, 2048);
+struct asker {
+    u32 tgid;
+    u32 start;
+    u32 port;
+};
+BPF_TABLE("lru_hash", u64, struct asker, askers, 2048);
 
 /* In the context of a send by UDP. */
-static __always_inline void note_asker(u64 sk, const struct flow_key *flow)
+static __always_inline void note_asker(u64 sk, u32 tgid, u32 start)
 {
-    struct proc_key process = {.tgid = flow->tgid, .start = flow->start, .exec = flow->exec};
+    const int direct = 0;
+    struct asker asker = {.tgid = tgid, .start = start, .port = READ(u16, sk, OFF_SOCK_NUM)};
 
-    askers.update(&sk, &process);
+    askers.update(&sk, &asker);
 }

@@ -64,8 +64,13 @@ static __always_inline int note_address(struct name_key *key, const struct looku
     struct name_val fresh = {.id = lookup->id, .told_ns = lookup->time_ns, .kind = LOOKUP_WIRE};
     struct name_val *known = names_at.lookup(key);
 
-    if (known && known->kind == LOOKUP_CALL)
+    if (known && known->kind == LOOKUP_CALL) {
+        if (known->wire_id == fresh.id && fresh.told_ns - known->wire_told_ns < TELL_AGAIN_NS)
+            return 0;
+        known->wire_id = fresh.id;
+        known->wire_told_ns = fresh.told_ns;
         return 1;
+    }
     if (known && known->id == fresh.id && fresh.told_ns - known->told_ns < TELL_AGAIN_NS)
         return 0;
     names_at.update(key, &fresh);
@@ -108,27 +113,30 @@ static __always_inline int note_answers(struct lookup *lookup)
     return told;
 }
 
-/* Who asked: a UDP socket's last sender, a TCP socket's owner; in any case the socket's network namespace. */
-static __always_inline void find_asker(struct lookup *lookup, u64 sk, u8 proto)
+/*
+ * Who asked: a UDP socket's last sender, a TCP connection's owner; in any case the socket's network
+ * namespace. Returns 0 for a socket that asked nobody: anyone may send from port 53 to an open port.
+ */
+static __always_inline int find_asker(struct lookup *lookup, u64 sk, u8 proto)
 {
     const int direct = 0;
 
-    lookup->tgid = lookup->start = 0;
     lookup->netns = read_netns(sk, direct);
     if (proto == IPPROTO_UDP) {
-        struct proc_key *asker = askers.lookup(&sk);
+        struct asker *asker = askers.lookup(&sk);
 
-        if (asker) {
-            lookup->tgid = asker->tgid;
-            lookup->start = asker->start;
-        }
-        return;
+        if (!asker || asker->port != READ(u16, sk, OFF_SOCK_NUM))
+            return 0;
+        lookup->tgid = asker->tgid;
+        lookup->start = asker->start;
+        return 1;
     }
     struct sock_val *value = socks.lookup(&sk);
-    if (value) {
-        lookup->tgid = value->key.tgid;
-        lookup->start = value->key.start;
-    }
+    if (!value || value->key.role != ROLE_CLIENT)
+        return 0;
+    lookup->tgid = value->key.tgid;
+    lookup->start = value->key.start;
+    return 1;
 }
 
 /* The address of a packet's socket, 0 without one: through memory, so that it is a number. */
@@ -162,8 +170,8 @@ static __always_inline u64 load_data(struct __sk_buff *skb, u32 at, u64 size, st
 /* A packet from port 53 whose DNS message begins at `at`. */
 static __always_inline void on_dns_answer(struct __sk_buff *skb, u32 at, u8 proto)
 {
-    int zero = 0;
-    struct lookup *lookup = lookup_scratch.lookup(&zero);
+    int place = PLACE_IN;
+    struct lookup *lookup = lookup_scratch.lookup(&place);
     u64 size = (u64)skb->len - at;
 
     if (!lookup || skb->len <= at)
@@ -184,9 +192,8 @@ static __always_inline void on_dns_answer(struct __sk_buff *skb, u32 at, u8 prot
         return;
     u32 answers = lookup->data[6] << 8 | lookup->data[7];
     u64 sk = socket_address(skb, lookup);
-    if (!answers || !sk)
+    if (!answers || !sk || !find_asker(lookup, sk, proto))
         return;
-    find_asker(lookup, sk, proto);
     lookup->id = 0;
     lookup->kind = LOOKUP_WIRE;
     lookup->count = answers > LOOKUP_ADDRESSES ? LOOKUP_ADDRESSES : answers;
@@ -231,8 +238,8 @@ int skb__answers(struct __sk_buff *skb)
 static __always_inline void on_dns_question(struct __sk_buff *skb)
 {
     const int direct = 0;
-    int zero = 0;
-    struct lookup *lookup = lookup_scratch.lookup(&zero);
+    int place = PLACE_OUT;
+    struct lookup *lookup = lookup_scratch.lookup(&place);
     struct proc_key process;
 
     if (!lookup)
@@ -240,14 +247,14 @@ static __always_inline void on_dns_question(struct __sk_buff *skb)
     u64 sk = socket_address(skb, lookup);
     identify(bpf_get_current_task(), &process, direct);
     if (sk && process.tgid)
-        askers.update(&sk, &process);
+        note_asker(sk, process.tgid, process.start);
 }
 
 /* The first bytes of a TLS connection, where the process has no name for whom it connected to. */
 static __always_inline void on_client_hello(struct __sk_buff *skb, u32 at)
 {
-    int zero = 0;
-    struct lookup *lookup = lookup_scratch.lookup(&zero);
+    int place = PLACE_OUT;
+    struct lookup *lookup = lookup_scratch.lookup(&place);
     u64 size = (u64)skb->len - at;
 
     if (!lookup || skb->len <= at)

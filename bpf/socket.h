@@ -3,7 +3,8 @@
 
 /*
  * listeners: (network namespace << 16 | port) -> number of listening sockets, and who listens. Seeded from
- * /proc, then kept by set_state; tells the role of sockets that were open before the agent.
+ * /proc, then kept by set_state, deleted with the last one; tells the role of sockets that were open before
+ * the agent. When full, LOSS_SOCKS_FULL.
  */
 BPF_TABLE("hash", u64, struct listener_val, listeners, 4096);
 
@@ -39,6 +40,12 @@ static __always_inline void follow(u64 sk, struct sock_val *value, const int dir
 {
     value->copied = read_copied_seq(sk, direct);
     value->copied_known = 1;
+}
+
+/* Raw sockets have TCP's or UDP's number, but what they get are copies of others' packets. */
+static __always_inline int is_raw(u64 sk, const int direct)
+{
+    return READ(u16, sk, OFF_SOCK_TYPE) == 3; /* SOCK_RAW */
 }
 
 static __always_inline u32 read_netns(u64 sk, const int direct)

@@ -234,24 +234,40 @@ static __always_inline void on_opened(u64 sk, struct sock_val *value, u8 role, c
     read_ends(sk, value, direct);
 }
 
-static __always_inline void on_listen(u64 sk, u64 change, const int direct)
+/* In the context of listen(). A port that the kernel is still to choose is not known yet. */
+static __always_inline void on_listen(u64 sk, const int direct)
 {
     struct listener_val none = {};
     u64 key = listener_key(sk, read_netns(sk, direct), direct);
+    struct flow_key flow = {.netns = key >> 16};
+
+    if (!(u16)key)
+        return;
     struct listener_val *listener = listeners.lookup_or_try_init(&key, &none);
+    if (!listener) {
+        lose(LOSS_SOCKS_FULL, 1);
+        return;
+    }
+    own(&flow, direct);
+    listener->owner.tgid = flow.tgid;
+    listener->owner.start = flow.start;
+    listener->owner.exec = flow.exec;
+    __sync_fetch_and_add(&listener->count, 1);
+}
+
+/* Of a port that the kernel chose only inet_sport is left by now. */
+static __always_inline void on_listen_end(u64 sk)
+{
+    const int direct = 0;
+    u64 key = (u64)read_netns(sk, direct) << 16 | __builtin_bswap16(READ(u16, sk, OFF_INET_SPORT));
+    struct listener_val *listener = listeners.lookup(&key);
 
     if (!listener)
         return;
-    if (change == 1) { /* in the context of listen() */
-        struct flow_key flow = {.netns = key >> 16};
-
-        own(&flow, direct);
-        listener->owner.tgid = flow.tgid;
-        listener->owner.start = flow.start;
-        listener->owner.exec = flow.exec;
-    }
-    if (change == 1 || listener->count)
-        __sync_fetch_and_add(&listener->count, change);
+    if (listener->count > 1)
+        __sync_fetch_and_add(&listener->count, -1);
+    else
+        listeners.delete(&key);
 }
 
 /* The connection above the subflows. It has no tcp_destroy_sock; CLOSE is its end. */
@@ -272,13 +288,16 @@ static __always_inline int on_mptcp_state(u64 sk, int before, int after)
         role = ROLE_SERVER;
     else if (after != TCP_SYN_SENT)
         return 0;
-    if (value || !blank || socks.insert(&address, blank))
+    if (value || !blank)
         return 0;
+    socks.insert(&address, blank);
     value = socks.lookup(&address);
-    if (value) {
-        value->flags = SOCK_MPTCP;
-        value->key.role = role;
+    if (!value) {
+        lose(LOSS_SOCKS_FULL, 1);
+        return 0;
     }
+    value->flags = SOCK_MPTCP;
+    value->key.role = role;
     return 0;
 }
 
@@ -292,8 +311,10 @@ static __always_inline int on_set_state(u64 sk, int before, int after, const int
     if (proto != IPPROTO_TCP || after == before || after == TCP_SYN_RECV)
         return 0;
     if (after == TCP_LISTEN || before == TCP_LISTEN) {
-        if (after == TCP_LISTEN || after == TCP_CLOSE) /* others are connections: clones of the listener */
-            on_listen(sk, after == TCP_LISTEN ? 1 : -1, direct);
+        if (after == TCP_LISTEN)
+            on_listen(sk, direct);
+        else if (after == TCP_CLOSE) /* others are connections: clones of the listener */
+            on_listen_end(sk);
         return 0;
     }
     /* its process has closed: nothing more to learn but an error */

@@ -11,7 +11,6 @@
  */
 
 #define SYSCALLS_MAX  512
-#define EEXIST        17
 #define NAME_AFTER_NS 1000000000ULL
 
 #if defined(__TARGET_ARCH_arm64) || defined(KERNOB_ARCH_ARM64)

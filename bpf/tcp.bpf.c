@@ -174,7 +174,7 @@ int tp__accept(u64 *ctx)
 
 /*
  * attempts: thread -> the connect() it is in. Inserted at entry, deleted at return; beyond its size failures
- * that never reach a TCP state are not seen.
+ * that never reach a TCP state are not seen, and LOSS_CALLS_FULL counts the calls.
  */
 struct attempt {
     u64 sk;
@@ -290,7 +290,8 @@ int kp__connect(struct pt_regs *ctx)
     if ((u32)PT_REGS_PARM3(ctx) < 16)
         return 0;
     read_target(&attempt, PT_REGS_PARM2(ctx), 0);
-    attempts.update(&thread, &attempt);
+    if (attempts.update(&thread, &attempt))
+        lose(LOSS_CALLS_FULL, 1);
     return 0;
 }
 
@@ -309,14 +310,15 @@ int tp__connect_enter(u64 *ctx)
     u64 file = file_of(fd);
     u64 sk = sock_of_file(file);
 
-    if (!sk || length < 16 || READ(u16, sk, OFF_SOCK_PROTOCOL) != IPPROTO_TCP)
+    if (!sk || length < 16 || READ(u16, sk, OFF_SOCK_PROTOCOL) != IPPROTO_TCP || is_raw(sk, direct))
         return 0;
     u64 socket = READ(u64, file, OFF_FILE_PRIVATE);
     if (READ(u32, socket, OFF_SOCKET_STATE) != SS_UNCONNECTED)
         return 0; /* asks how an earlier attempt goes */
     struct attempt attempt = {.sk = sk, .entered_ns = bpf_ktime_get_ns()};
     read_target(&attempt, target, 1);
-    attempts.update(&thread, &attempt);
+    if (attempts.update(&thread, &attempt))
+        lose(LOSS_CALLS_FULL, 1);
     return 0;
 }
 
@@ -335,7 +337,7 @@ int tp__connect_failed(u64 *ctx)
         return 0;
     attempt.sk = sock_of_file(file_of(read_argument(OFF_REGS_ARG1)));
     if (!attempt.sk || read_argument(OFF_REGS_ARG3) < 16 ||
-        READ(u16, attempt.sk, OFF_SOCK_PROTOCOL) != IPPROTO_TCP)
+        READ(u16, attempt.sk, OFF_SOCK_PROTOCOL) != IPPROTO_TCP || is_raw(attempt.sk, direct))
         return 0;
     read_target(&attempt, read_argument(OFF_REGS_ARG2), 1);
     return on_connect_return(&attempt, ctx[2], 1);
@@ -353,7 +355,7 @@ static __always_inline int on_file(u64 task, u64 file)
     struct sock_val fresh = {.claims = 1};
     struct proc_key process;
 
-    if (!sk || READ(u16, sk, OFF_SOCK_PROTOCOL) != IPPROTO_TCP)
+    if (!sk || READ(u16, sk, OFF_SOCK_PROTOCOL) != IPPROTO_TCP || is_raw(sk, direct))
         return 0;
     u16 family = READ(u16, sk, OFF_SOCK_FAMILY);
     u8 state = READ(u8, sk, OFF_SOCK_STATE);

@@ -51,6 +51,8 @@ static __always_inline void count_slowly(u64 sk, struct sock_val *value, u16 pro
     struct sock_val fresh = {.claims = 1, .tx = tx, .rx = rx};
     int claimed = 0;
 
+    if (!value && is_raw(sk, direct))
+        return;
     if (value && !value->key.tgid) {
         __sync_fetch_and_add(&value->claims, 1);
         claimed = *(volatile u32 *)&value->claims == 1;
@@ -67,7 +69,7 @@ static __always_inline void count_slowly(u64 sk, struct sock_val *value, u16 pro
     }
     own(&fresh.key, direct);
     if (proto == IPPROTO_UDP && tx && fresh.key.port == DNS_PORT && fresh.key.role == ROLE_CLIENT)
-        note_asker(sk, &fresh.key);
+        note_asker(sk, fresh.key.tgid, fresh.key.start);
     if (claimed) {
         u32 tgid = fresh.key.tgid;
 
@@ -285,7 +287,8 @@ int fexit__splice_read(u64 *ctx)
 
 /*
  * Functions, by kprobe and kretprobe: the return probe no longer sees the arguments.
- * calls: thread -> socket and flags of the call it is in. Inserted at entry, deleted at return.
+ * calls: thread -> socket and flags of the call it is in. Inserted at entry, deleted at return. When full,
+ * LOSS_CALLS_FULL.
  */
 struct call {
     u64 sk;
@@ -298,7 +301,8 @@ static __always_inline int enter_call(struct pt_regs *ctx, u64 flags)
     u64 thread = bpf_get_current_pid_tgid();
     struct call call = {.sk = sock_of(PT_REGS_PARM1(ctx), 0), .flags = flags};
 
-    calls.update(&thread, &call);
+    if (calls.update(&thread, &call))
+        lose(LOSS_CALLS_FULL, 1);
     return 0;
 }
 

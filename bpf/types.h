@@ -146,6 +146,7 @@ enum loss {
     LOSS_IMAGES_FULL,    /* programs whose name was not kept: their turns are charged to nobody */
     LOSS_TURNS_FULL,     /* starts and exits not counted */
     LOSS_ENDS_UNTOLD,    /* ends beyond what is told one by one: counted in turns all the same */
+    LOSS_CALLS_FULL,     /* calls that were not followed to their return */
     LOSS_MAX
 };
 
@@ -264,7 +265,9 @@ struct name_key {
 struct name_val {
     u64 id;      /* of the hostname: FNV-1a of its bytes, as the process wrote it */
     u64 told_ns; /* when user space was last told */
-    u32 kind;    /* enum lookup_kind */
+    u64 wire_id; /* CALL: of the name that the wire last had for it, and when that was told */
+    u64 wire_told_ns;
+    u32 kind; /* enum lookup_kind */
     u32 pad;
 };
 
@@ -394,7 +397,7 @@ _Static_assert(sizeof(struct syscall_val) == 488, "syscall_val");
 _Static_assert(sizeof(struct thread_val) == 32, "thread_val");
 _Static_assert(sizeof(struct tcp_event) == 128, "tcp_event");
 _Static_assert(sizeof(struct name_key) == 24, "name_key");
-_Static_assert(sizeof(struct name_val) == 24, "name_val");
+_Static_assert(sizeof(struct name_val) == 40, "name_val");
 _Static_assert(sizeof(struct lookup) == 56 + LOOKUP_DATA, "lookup");
 _Static_assert(sizeof(struct life) == 312, "life");
 _Static_assert(sizeof(struct turn_key) == 16, "turn_key");

@@ -33,7 +33,7 @@
 
 /*
  * timed_waits: thread -> the select or ppoll it is in. Inserted at entry where there is a timeout, deleted at
- * exit; beyond its size such waits are not seen.
+ * exit; beyond its size such waits are not seen, and LOSS_CALLS_FULL counts them.
  */
 struct timed_wait {
     u64 began_ns;
@@ -182,7 +182,8 @@ static __always_inline int begin_timed(u64 timeout, u64 unit, u64 set, u64 count
             break;
         bpf_probe_read_user(&wait.read[word], 8, (void *)(set + 8 * word));
     }
-    timed_waits.update(&thread, &wait);
+    if (timed_waits.update(&thread, &wait))
+        lose(LOSS_CALLS_FULL, 1);
     return 0;
 }
 

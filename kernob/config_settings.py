@@ -120,7 +120,8 @@ class Settings:
     @property
     def host_name(self) -> str:
         """The name this host goes by in everything exported: host.name where it is set, else the kernel's."""
-        return dict(self.resource_attributes).get("host.name") or os.uname().nodename
+        named = dict(self.resource_attributes).get("host.name") or os.uname().nodename
+        return named.encode("utf-8", "replace").decode()  # the kernel takes any bytes for one
 
 
 def _series(default: str) -> Number:
@@ -356,7 +357,7 @@ KERNOB_SETTINGS = (
         "KERNOB_NETWORK_FILE",
         "network_file",
         PathName("file"),
-        "what is known of the network: classes of peers, names of addresses and services",
+        "what is known of the network: classes of peers, folded networks, names of addresses and services",
     ),
     Setting(
         "KERNOB_BTF", "btf_path", PathName("file"), "type information to use instead of the kernel's own"

@@ -24,8 +24,10 @@ _UCRED_BYTES = 12  # pid, uid, gid: struct ucred, unix(7)
 
 
 def run_health(path: str) -> int:
-    """Return 0 where the agent on `path` is well; else print one line to standard error and return 1."""
+    """Return 0 where the agent on `path` is well (a terminal is told so); else say why not, and return 1."""
     complaint = examine(path)
+    if not complaint and sys.stdout.isatty():
+        print(f"The agent on {path} is well.")
     if complaint:
         line = "".join(letter if letter.isprintable() else "?" for letter in complaint)
         print(f"kernob: {line}", file=sys.stderr)

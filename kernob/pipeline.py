@@ -18,7 +18,7 @@ from typing import Any
 
 from kernob import event_feed
 from kernob.config import Settings
-from kernob.features.feature import Feature, Report, Tick
+from kernob.features.feature import Feature, Report, Tick, no_report
 from kernob.features.lifecycle import Lifecycle
 from kernob.features.lifecycle import prepare as prepare_lifecycle
 from kernob.features.map import Map
@@ -200,6 +200,7 @@ class Pipeline:
         score_of = self.scores.score if settings.scores else None
         made = Map(settings, self.store, known, self._tcp.connections, places, kept, score_of)
         made.name_clients(self._network.names)
+        made.fold_by(self._network.fold_of)
         return made
 
     def __enter__(self) -> Pipeline:
@@ -328,17 +329,16 @@ class Pipeline:
     def report(self, name: str, words: Mapping[str, str]) -> Mapping[str, Any]:
         """Answers a client. Raises ValueError, one line, for what nobody here knows."""
         known: dict[str, Report] = {n: r for feature in self._features for n, r in feature.reports().items()}
-        if name not in known:
-            raise ValueError(
-                f"this agent has no report {name!r}; it has: {', '.join(sorted(known)) or 'none'}"
-            )
-        return known[name](words)
+        if name in known:
+            return known[name](words)
+        raise ValueError(no_report(name, known))
 
     def _losses(self) -> dict[str, int]:
         counts = self._session.losses()
         return {
             "map_full": int(counts[Loss.FLOWS_FULL] + counts[Loss.PROCS_FULL]),
             "sockets_full": int(counts[Loss.SOCKS_FULL]),
+            "calls_full": int(counts[Loss.CALLS_FULL]),
             **{cause: n for feature in self._features for cause, n in feature.losses(counts).items()},
             "series_cap": self._traffic.folded + self._feed.folded + sum(f.folded for f in self._features),
             "recursion": sum(s.recursion_misses for s in self._session.run_stats().values()),
@@ -361,9 +361,7 @@ class Pipeline:
     def _resolve(self, key: ProcessKey) -> ProcessInfo | None:
         """Names a process: what was captured in the kernel, else what /proc still has of it."""
         row = self._session.map("procs").lookup(process.encode_key(key))
-        info: ProcessInfo | None = None
-        if row is not None:
-            info = _clean(*process.decode(key, row[0]))
+        info = None if row is None else _clean(*process.decode(key, row[0]))
         if info is None or not info.args or needs_full_args(info):
             current = self._proc.read_process(key.pid, _FULL_ARGS_BYTES)
             if current and current.key.start_ticks == key.start_ticks:
@@ -384,16 +382,18 @@ class Pipeline:
     def _named(self, info: ProcessInfo, command_line: bytes | None) -> ProcessInfo:
         """A program with its service; `command_line` is raw, like the names of `info`; None: all is clean."""
         clean = info if command_line is None else _clean(info, command_line)
-        return dataclasses.replace(clean, service=service_of(clean, self._containers))
+        named = self._network.service_of(clean)  # but for rules of ports: a program has none
+        return dataclasses.replace(clean, service=named or service_of(clean, self._containers))
 
     def _check_liveness(self, now_s: float) -> None:
         """Once a minute, asks /proc for processes whose end the kernel side could not tell (exec)."""
         if now_s - self._checked_s < _LIVENESS_S:
             return
         self._checked_s = now_s
-        gone = []
-        for known in self._traffic.processes.alive():
-            current = self._proc.read_process(known.key.pid, 0)
-            if current is None or current.key.start_ticks != known.key.start_ticks:
-                gone.append(known.key)
+        alive = [known.key for known in self._traffic.processes.alive()]
+        try:
+            gone = [key for key in alive if self._proc.start_ticks(key.pid) != key.start_ticks]
+        except OSError as error:  # not one of them has ended by that
+            log.warning("cannot look which processes are there: %s", error.strerror)
+            return
         self._traffic.processes.mark_ended(gone)

@@ -23,10 +23,11 @@ Written by `make docs` from the specifications in the code; a test holds the two
 
 All counters are cumulative from their series' start. A new series sends 0 stamped with its start before
 its first value, so that the increase of a short-lived process is seen; a process's series is repeated until
-its last value was acknowledged, and then ends. Over a network the 0 and the last value are sent once more ten
-seconds later, for backends that are killed with what they acknowledged still in memory. What a cap does not
-admit is counted under `~other` of its service, and how often that happened under `kernob.lost` with the cause
-`series_cap`.
+its last value was acknowledged, and then ends. One of a service or a destination ends 15 minutes after the
+last flow or process that counted into it was forgotten, and begins anew with 0 should it come back. Over a
+network the 0 and the last value are sent once more ten seconds later, for backends that are killed with what
+they acknowledged still in memory. What a cap does not admit is counted under `~other` of its service, and how
+often that happened under `kernob.lost` with the cause `series_cap`.
 
 Read counters by their increase: `increase(process_network_io_bytes_total[1m])` (as VictoriaMetrics and
 Prometheus name it; dots become underscores, the unit and `total` are added). Unchanged series are sent again

@@ -14,7 +14,7 @@ from grafana_foundation_sdk.builders.stat import Panel as Stat
 from grafana_foundation_sdk.builders.table import Panel as Table
 from grafana_foundation_sdk.builders.timeseries import Panel as Timeseries
 
-from grafana import frame, look, query
+from grafana import alerts, frame, look, query
 from grafana.look import BAD, CALM, PLAIN, WARN, Column, Panel, Place, Text
 from grafana.query import (
     HOST,
@@ -86,6 +86,7 @@ def _glance() -> Iterator[Panel]:
     yield _owner()
     yield _coverage()
     yield _alerts()
+    yield alerts.table(Place(24, 6))
 
 
 def _interface_now(direction: str, title: str) -> Stat:
@@ -144,13 +145,15 @@ def _coverage() -> Stat:
 def _alerts() -> Stat:
     text = Text(
         "Alerts",
-        "Alert rules that fire, on all hosts. The dashboard Kernob itself names them.",
+        "Alert rules that fire, on all hosts; the table below names them.",
         "vmalert has not evaluated a rule for two minutes: nobody watches.",
         "nobody watches",
     )
     firing = query.ALERTS_FIRING
     panel = look.stat(text, look.COUNT, Place(2, 6), look.at_end(firing, "firing"))
-    return panel.thresholds(look.thresholds({1.0: BAD})).links([frame.see("Which ones", "kernob-self")])
+    return panel.thresholds(look.thresholds({1.0: BAD})).links(
+        [frame.see("Whether alerts can be relied on", "kernob-self")]
+    )
 
 
 # ---- rates ---------------------------------------------------------------------------------------

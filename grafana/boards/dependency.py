@@ -88,12 +88,26 @@ def _number(text: Text, unit: str, expression: str, levels: Mapping[float, str],
     return panel.thresholds(look.thresholds(levels, base)).links([frame.see("TCP health", "kernob-tcp")])
 
 
+def _events(variable: str, column: str) -> tuple[str, str]:
+    """A link to what happened to the connections of a row's service or destination."""
+    return "TCP health", frame.filtered("kernob-tcp", variable, column, "host")
+
+
 def _or_unknown(ranking: str, expression: str) -> str:
     """`expression` for what `ranking` lists; -1 where it has no value."""
     return f"({expression} and {ranking}) or (0 * {ranking} - 1)"
 
 
 def _tables() -> Iterator[Panel]:
+    """Each dependency, then each destination over all who use it."""
+    yield _dependencies()
+    yield _destinations()
+
+
+WORST = f"bottomk(50, {COMPOSITE})"
+
+
+def _dependencies() -> Panel:
     text = Text(
         "Dependencies",
         "What services connect to, worst first; by service, destination and port. A dot: too few samples for "
@@ -101,31 +115,14 @@ def _tables() -> Iterator[Panel]:
         f"{NOT_ENOUGH}.",
         "no score",
     )
-    worst = f"bottomk(50, {COMPOSITE})"
-    columns = [
-        Column("Value #A", "Score", look.COUNT, 65, levels=LEVELS, lowest_first=True),
-        Column("kernob_service", "Service"),
-        Column("server_address", "Destination"),
+    scores = [(name, f"min by ({BY}) ({_score(name)})") for name in DIMENSIONS]
+    expressions, columns = _ranked(WORST, scores)
+    columns[1:1] = [
+        Column("kernob_service", "Service", link=_events("service", "Service")),
+        Column("server_address", "Destination", link=_events("destination", "Destination")),
         Column("server_port", "Port", width=50),
     ]
-    queries = [look.rows(dashed(worst, "server_address", "server_port", "kernob_service"), "A")]
-    for ref, (name, title) in zip("BCDEF", DIMENSIONS.items(), strict=True):
-        each = _or_unknown(worst, f"min by ({BY}) ({_score(name)})")
-        queries.append(look.rows(dashed(each, "server_address", "server_port", "kernob_service"), ref))
-        columns.append(Column(f"Value #{ref}", title, look.COUNT, 66, levels=LEVELS, words=UNKNOWN))
-    failing = f"({FAILING} and {worst}) or 0 * {worst}"
-    failed = _now("kernob_dependency_last_failure_seconds")
-    last = f"(max by ({BY}) ({failed}) * 1000 and {worst}) or 0 * {worst}"
-    samples = _now("kernob_dependency_samples")
-    counted = f"(sum by ({BY}) ({samples}) and {worst}) or 0 * {worst}"
-    # one reason each; a dash where nothing failed, so that the column is always there
-    reasons = select("kernob_dependency_samples", HOST, SERVICE, THERE, 'error_type!=""')
-    why = (
-        f"(topk by ({BY}) (1, max by ({BY},error_type) (last_over_time({reasons}[{NOW}]))) "
-        f'and on ({BY}) {worst}) or on ({BY}) label_set(0 * {worst}, "error_type", "-")'
-    )
-    for ref, expression in (("G", failing), ("H", counted), ("I", why), ("J", last)):
-        queries.append(look.rows(dashed(expression, "server_address", "server_port", "kernob_service"), ref))
+    expressions |= _facts()
     columns += [
         Column("Value #G", "Failing", look.COUNT, 75, levels={1.0: BAD}),
         Column("error_type", "Reason", width=120),
@@ -133,31 +130,59 @@ def _tables() -> Iterator[Panel]:
         Column("Value #H", "Samples", look.COUNT, 75),
         Column("host_name", "Host", width=70),
     ]
-    yield look.table(text, TALL, columns, *queries)
+    optional = ("server_address", "server_port", "kernob_service")
+    queries = [look.rows(dashed(each, *optional), ref) for ref, each in expressions.items()]
+    return look.table(text, TALL, columns, *queries)
+
+
+def _destinations() -> Panel:
     text = Text(
         "Destinations",
         "The same by hostname or address, over all services, ports and hosts that use it: the worst of them.",
         f"{NOT_ENOUGH}.",
         "no score",
     )
-    chosen = (HOST, THERE)
     by = "server_address"
 
     def scored(dimension: str) -> str:
         matcher = f'kernob_score_dimension="{dimension}"'
-        series = select("kernob_destination_score_ratio", *chosen, matcher)
+        series = select("kernob_destination_score_ratio", HOST, THERE, matcher)
         return f"min by ({by}) (last_over_time({series}[{NOW}]))"
 
-    worst = f"bottomk(30, {scored('composite')})"
-    columns = [
-        Column("Value #A", "Score", look.COUNT, 65, levels=LEVELS, lowest_first=True),
-        Column("server_address", "Destination"),
-    ]
-    queries = [look.rows(dashed(worst, "server_address"), "A")]
-    for ref, (name, title) in zip("BCDEF", DIMENSIONS.items(), strict=True):
-        queries.append(look.rows(dashed(_or_unknown(worst, scored(name)), "server_address"), ref))
+    expressions, columns = _ranked(
+        f"bottomk(30, {scored('composite')})", [(name, scored(name)) for name in DIMENSIONS]
+    )
+    columns.insert(1, Column(by, "Destination", link=_events("destination", "Destination")))
+    queries = [look.rows(dashed(each, by), ref) for ref, each in expressions.items()]
+    return look.table(text, WIDE, columns, *queries)
+
+
+def _ranked(worst: str, scores: list[tuple[str, str]]) -> tuple[dict[str, str], list[Column]]:
+    """Queries by their letter and columns: the ranking itself (A), and each dimension's score in it."""
+    expressions = {"A": worst}
+    columns = [Column("Value #A", "Score", look.COUNT, 65, levels=LEVELS, lowest_first=True)]
+    for ref, (name, expression) in zip("BCDEF", scores, strict=True):
+        expressions[ref] = _or_unknown(worst, expression)
+        title = DIMENSIONS[name]
         columns.append(Column(f"Value #{ref}", title, look.COUNT, 66, levels=LEVELS, words=UNKNOWN))
-    yield look.table(text, WIDE, columns, *queries)
+    return expressions, columns
+
+
+def _facts() -> dict[str, str]:
+    """Of each of the worst: what fails now (G), samples (H), commonest reason (I), last failure (J)."""
+    samples = _now("kernob_dependency_samples")
+    failed = _now("kernob_dependency_last_failure_seconds")
+    reasons = select("kernob_dependency_samples", HOST, SERVICE, THERE, 'error_type!=""')
+    return {
+        "G": f"({FAILING} and {WORST}) or 0 * {WORST}",
+        "H": f"(sum by ({BY}) ({samples}) and {WORST}) or 0 * {WORST}",
+        # one reason each; a dash where nothing failed, so that the column is always there
+        "I": (
+            f"(topk by ({BY}) (1, max by ({BY},error_type) (last_over_time({reasons}[{NOW}]))) "
+            f'and on ({BY}) {WORST}) or on ({BY}) label_set(0 * {WORST}, "error_type", "-")'
+        ),
+        "J": f"(max by ({BY}) ({failed}) * 1000 and {WORST}) or 0 * {WORST}",
+    }
 
 
 def _trends() -> Iterator[Panel]:

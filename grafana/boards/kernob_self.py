@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from grafana_foundation_sdk.builders.dashboard import Dashboard, Row
 from grafana_foundation_sdk.builders.stat import Panel as Stat
 
-from grafana import frame, look
+from grafana import alerts, frame, look
 from grafana.look import BAD, CALM, WARN, Column, Panel, Place, Text
 from grafana.query import ALERTS_FIRING, HOST, NOW, WINDOW, dashed, per_second, select, total
 
@@ -19,7 +19,7 @@ NO_STACK = "this part of the stack does not send its own metrics to VictoriaMetr
 AGENT = 'service_name="kernob"'
 SERIES = "process_network_io_bytes_total|kernob_flow_io_bytes_total|kernob_process_flow_io_bytes_total"
 
-STAT, HALF, THIRD, QUARTER = Place(4, 4), Place(12, 8), Place(8, 8), Place(6, 8)
+STAT, HALF, THIRD, QUARTER, WIDE = Place(4, 4), Place(12, 8), Place(8, 8), Place(6, 8), Place(24, 9)
 
 
 def board() -> Dashboard:
@@ -29,7 +29,7 @@ def board() -> Dashboard:
     for panel in _glance():
         new.with_panel(panel)
     for title, panels in (
-        ("Hooks and alerts", _hooks()),
+        ("Alerts and hooks", _hooks()),
         ("Losses and coverage", _losses()),
         ("Cost", _cost()),
         ("Export", _export()),
@@ -104,6 +104,7 @@ def _to_bandwidth() -> frame.Link:
 
 
 def _hooks() -> Iterator[Panel]:
+    yield alerts.table(Place(24, 7))
     text = Text(
         "Hooks",
         "Every hook of every probe, the strategy that holds it, or the reason why none does.",
@@ -121,29 +122,7 @@ def _hooks() -> Iterator[Panel]:
         Column("error_type", "Reason", width=110),
         Column("host_name", "Host", width=70),
     )
-    yield look.table(text, Place(11, 9), columns, hooks)
-    text = Text(
-        "Alerts",
-        "Alerts that fire or are about to, and since when. Shows nothing either if vmalert is not running: "
-        "see Rule evaluations.",
-        "no alert is pending or firing.",
-        "no alert",
-    )
-    by = "max by (alertname,severity,host_name,process_executable_name)"
-    # topk: the limit of every query by process; 100 alerts at once are no table any more
-    since = f"topk(100, {by} (ALERTS_FOR_STATE)) * 1000"
-    state = f'topk(100, {by} (2 * ALERTS{{alertstate="firing"}} or ALERTS{{alertstate="pending"}}))'
-    optional = ("severity", "host_name", "process_executable_name")
-    alerts = (
-        Column("alertname", "Alert"),
-        Column("Value #B", "State", look.COUNT, 80, words={"1": ("pending", WARN), "2": ("firing", BAD)}),
-        Column("severity", "Severity", width=75),
-        Column("Value #A", "Since", look.TIME, 140),
-        Column("process_executable_name", "Process", width=95),
-        Column("host_name", "Host", width=75),
-    )
-    queries = (look.rows(dashed(since, *optional), "A"), look.rows(dashed(state, *optional), "B"))
-    yield look.table(text, Place(13, 9), alerts, *queries)
+    yield look.table(text, WIDE, columns, hooks)
 
 
 # ---- losses, coverage ----------------------------------------------------------------------------
@@ -253,6 +232,16 @@ def _export() -> Iterator[Panel]:
 
 
 def _stack() -> Iterator[Panel]:
+    """What is behind the agent."""
+    yield _collector_points()
+    yield _collector_queue()
+    yield _memory()
+    yield _rows()
+    yield _series_and_disk()
+    yield _evaluations()
+
+
+def _collector_points() -> Panel:
     text = Text(
         "Collector: points",
         "Metric points a second the Collector sent on, and those it failed to send (they are tried again "
@@ -263,13 +252,16 @@ def _stack() -> Iterator[Panel]:
     by = ("exporter",)
     sent = per_second("otelcol_exporter_sent_metric_points_total", by)
     failed = per_second("otelcol_exporter_send_failed_metric_points_total", by)
-    yield look.lines(
+    return look.lines(
         text,
         "cps",
         THIRD,
         look.over_time(sent, "sent: {{exporter}}", "A"),
         look.over_time(failed, "failed: {{exporter}}", "B"),
     )
+
+
+def _collector_queue() -> Panel:
     text = Text(
         "Collector: queue",
         "How full the Collector's sending queues are. At 100 % what arrives is refused, and the agent "
@@ -279,9 +271,12 @@ def _stack() -> Iterator[Panel]:
     )
     fill = "max by (exporter,data_type) (otelcol_exporter_queue_size / otelcol_exporter_queue_capacity)"
     panel = look.lines(text, look.SHARE, THIRD, look.over_time(fill, "{{exporter}} {{data_type}}"))
-    yield look.limited(panel.axis_soft_max(1), {0.5: WARN, 0.9: BAD})
+    return look.limited(panel.axis_soft_max(1), {0.5: WARN, 0.9: BAD})
+
+
+def _memory() -> Panel:
     text = Text("Memory of the stack", "Resident memory of Collector, VictoriaMetrics and vmalert.", NO_STACK)
-    yield look.lines(
+    return look.lines(
         text,
         look.BYTES,
         THIRD,
@@ -290,19 +285,25 @@ def _stack() -> Iterator[Panel]:
         ),
         look.over_time("max by (job) (process_resident_memory_bytes)", "{{job}}", "B"),
     )
+
+
+def _rows() -> Panel:
     text = Text(
         "VictoriaMetrics: rows",
         "Rows a second it takes in, by protocol, and rows it dropped.",
         NO_STACK,
         "no VictoriaMetrics metrics",
     )
-    yield look.lines(
+    return look.lines(
         text,
         "cps",
         THIRD,
         look.over_time(per_second("vm_rows_inserted_total", ("type",)) + " > 0", "in: {{type}}", "A"),
         look.over_time(per_second("vm_rows_ignored_total", ("reason",)) + " > 0", "ignored: {{reason}}", "B"),
     )
+
+
+def _series_and_disk() -> Panel:
     text = Text(
         "VictoriaMetrics: series and disk",
         "Series that are alive, and bytes on disk.",
@@ -318,7 +319,10 @@ def _stack() -> Iterator[Panel]:
         look.over_time(active, "series", "A"),
         look.over_time(disk, "bytes on disk", "B"),
     )
-    yield panel.override_by_name("bytes on disk", look.axis(look.BYTES))
+    return panel.override_by_name("bytes on disk", look.axis(look.BYTES))
+
+
+def _evaluations() -> Panel:
     text = Text(
         "Rule evaluations",
         "Evaluations a second of vmalert's groups of rules, and failures. Without this curve nobody "
@@ -326,7 +330,7 @@ def _stack() -> Iterator[Panel]:
         NO_STACK,
         "no vmalert metrics",
     )
-    yield look.lines(
+    return look.lines(
         text,
         "cps",
         THIRD,

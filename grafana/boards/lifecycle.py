@@ -41,6 +41,10 @@ KILLED = select(
 OOM_KILLS = select("kernob_process_oom_kills_total", HOST, SERVICE)
 LOOPS = f"last_over_time({select('kernob_process_crash_loop', HOST, SERVICE)}[{NOW}])"
 
+SERVICE_COLUMN = Column(
+    "kernob_service", "Service", link=("Only this service", frame.filtered(UID, "service", "Service", "host"))
+)
+
 NUMBER, HALF, WIDE = Place(4, 4), Place(12, 9), Place(24, 9)
 FIRST = Place(8, 4)
 
@@ -142,7 +146,7 @@ def _loops() -> Iterator[Panel]:
             words={"0": ("calm", "green")},
             sorted=True,
         ),
-        Column("kernob_service", "Service"),
+        SERVICE_COLUMN,
         Column("process_executable_name", "Program"),
         Column("host_name", "Host", width=90),
     )
@@ -187,7 +191,7 @@ def _ends() -> Iterator[Panel]:
     )
     how = f"topk(50, round({total(FAILED, (*PROGRAM, *HOW))}) > 0)"
     columns = (
-        Column("kernob_service", "Service"),
+        SERVICE_COLUMN,
         Column("process_executable_name", "Program"),
         Column("process_exit_code", "Exit code", width=90),
         Column("kernob_exit_signal", "Signal", width=100),
@@ -208,7 +212,7 @@ def _ends() -> Iterator[Panel]:
     shown = (
         Column("Value", "When", EXACT, 190, sorted=True),
         Column("kernob_event_kind", "What", width=180),
-        Column("kernob_service", "Service"),
+        SERVICE_COLUMN,
         Column("host_name", "Host", width=90),
     )
     yield look.table(text, HALF, shown, look.rows(dashed(newest, "kernob_service")))
@@ -240,7 +244,7 @@ def _turns() -> Iterator[Panel]:
     )
     most = f"topk(50, round({total(STARTS, PROGRAM)}) > 0)"
     columns = (
-        Column("kernob_service", "Service"),
+        SERVICE_COLUMN,
         Column("process_executable_name", "Program"),
         Column("Value #A", "Starts", look.COUNT, 90, sorted=True),
         Column("Value #B", "Ends", look.COUNT, 90),

@@ -15,7 +15,7 @@ from grafana_foundation_sdk.models.dashboard import DataTransformerConfig
 
 from grafana import frame, look
 from grafana.look import BAD, WARN, Column, Panel, Place, Text
-from grafana.query import HOST, dashed, for_each, select, total
+from grafana.query import HOST, dashed, select, total
 
 UID = "kernob-map"
 
@@ -50,42 +50,43 @@ def _panels() -> Iterator[Panel]:
 
 
 # MetricsQL puts in the text of a WITH wherever its name stands, and evaluates it there: at 10,000 edges what
-# stands twice costs twice. So figures are joined to edges as late and as seldom as can be.
+# stands twice costs twice; and all that runs at once shares a quarter of the memory that VictoriaMetrics was
+# given, 1 kB a series. So a figure stands once wherever that can be (`python -m benchmarks.map_queries`).
 
 SEEN = "(topk(1, tlast_over_time(kernob:map:node[$__range])) by (id) * 0 + 1)"
 """Nodes seen in the range, under their newest title: 1."""
 ON = "on (host_name,metrics_id)"
 
 
-def _edges() -> str:
-    """Edges seen in the range, once each: 1."""
+def edges_seen() -> str:
+    """Edges seen in the range, once each: 1. Not those that later were known to be others."""
     seen = select("kernob:map:edge", HOST, CLASS)
-    return f"(topk(1, tlast_over_time({seen}[$__range])) by (id) * 0 + 1)"
+    otherwise = select("", '__name__=~"kernob:map:(joined|explained|withdrawn)"', HOST)
+    last = f"union(tlast_over_time({seen}[$__range]), tlast_over_time({otherwise}[$__range]))"
+    return f'(label_match(topk(1, {last}) by (id), "source", ".+") * 0 + 1)'
 
 
 def _ends() -> str:
-    """Nodes at the ends of these edges: 1."""
-    used = f'(label_copy({_edges()}, "source", "id") or label_copy({_edges()}, "target", "id"))'
-    return f"({SEEN} and on (id) {used})"
+    """Nodes at the ends of these edges, once each, by their id only: 1."""
+    ends = ", ".join(f'label_copy({edges_seen()}, "{end}", "id")' for end in ("source", "target"))
+    return f"group({ends}) by (id)"
+
+
+def _grown(metric: str, *matchers: str) -> str:
+    """Growth of a counter in the range by edge."""
+    return total(select(metric, HOST, *matchers), ("host_name", "id"))
 
 
 def _of_edge(metric: str, *matchers: str) -> str:
-    """Growth of a counter in the range by edge, under the label that edges know it by."""
-    grown = total(select(metric, HOST, *matchers), ("host_name", "id"))
-    return f'label_move({grown}, "id", "metrics_id")'
+    """The same, under the label that edges know it by."""
+    return f'label_move({_grown(metric, *matchers)}, "id", "metrics_id")'
 
 
-SENT = _of_edge("kernob_map_edge_io_bytes_total", 'network_io_direction="transmit"')
-RECEIVED = _of_edge("kernob_map_edge_io_bytes_total", 'network_io_direction="receive"')
-BYTES = _of_edge("kernob_map_edge_io_bytes_total")
-CONNECTIONS = _of_edge("kernob_map_edge_connections_total")
-FAILURES = _of_edge("kernob_map_edge_failures_total")
-FAILING = f"({FAILURES} / ({CONNECTIONS} > 0) > 0.05)"
-
-
-def _on(edges: str, figure: str) -> str:
-    """`figure` of each of the `edges`, 0 where it has none."""
-    return f"({edges} * {ON} group_left () {figure} or {edges} * 0)"
+BYTES = "kernob_map_edge_io_bytes_total"
+CONNECTIONS = "kernob_map_edge_connections_total"
+FAILURES = "kernob_map_edge_failures_total"
+FAILING = f"({_grown(FAILURES)} / ({_grown(CONNECTIONS)} > 0) > bool 0.05)"
+"""Of an edge with attempts to connect: 1 where more than a twentieth failed, else 0. By `id`."""
 
 
 # ---- panels --------------------------------------------------------------------------------------
@@ -94,7 +95,7 @@ def _on(edges: str, figure: str) -> str:
 def _glance() -> Iterator[Panel]:
     for title, says, query in (
         ("Nodes", "Services, destinations and clients seen in the range on the screen.", _ends()),
-        ("Edges", "Who connects to whom, on which port, in the range on the screen.", _edges()),
+        ("Edges", "Who connects to whom, on which port, in the range on the screen.", edges_seen()),
     ):
         yield look.stat(
             Text(title, says, EMPTY, "none"), look.COUNT, STAT, look.at_end(f"count({query})", title)
@@ -102,15 +103,17 @@ def _glance() -> Iterator[Panel]:
     text = Text(
         "Failing edges", "Edges on which more than a twentieth of all attempts failed.", EMPTY, "none"
     )
-    failing = look.at_end(f"count({_edges()} and {ON} {FAILING}) or 0 * count({_edges()})", text.title)
-    yield look.stat(text, look.COUNT, STAT, failing).thresholds(look.thresholds({1.0: WARN}))
+    failing = f'{edges_seen()} * {ON} group_left () label_move({FAILING}, "id", "metrics_id")'
+    yield look.stat(text, look.COUNT, STAT, look.at_end(f"sum({failing})", text.title)).thresholds(
+        look.thresholds({1.0: WARN})
+    )
     text = Text(
         "New destinations",
         "Destinations that services never talked to before, in the last hour, and nobody accepted.",
         EMPTY,
         "none",
     )
-    new = look.at_end(f"count({_recent('1h')} > time() - 3600) or 0 * count({_edges()})", text.title)
+    new = look.at_end(f"count({_recent('1h')} > time() - 3600) or 0 * count({edges_seen()})", text.title)
     yield look.stat(text, look.COUNT, STAT, new).thresholds(look.thresholds({1.0: WARN}))
 
 
@@ -143,32 +146,39 @@ def _graph() -> NodeGraph:
 def _node_rows() -> str:
     """Nodes with the share of connections to them that did not fail; 1 where nobody connects."""
     calls, failed = (
-        f"sum by (target) (e * {ON} group_left () {figure})" for figure in (CONNECTIONS, FAILURES)
+        f"sum by (target) ({edges_seen()} * {ON} group_left () {_of_edge(metric)})"
+        for metric in (CONNECTIONS, FAILURES)
     )
-    health = f'1 - label_move({failed} / ({calls} > 0), "target", "id")'
+    lost = f'label_set(label_move({failed} / ({calls} > 0), "target", "id"), "figure", "lost")'
     return (
-        f"WITH (e = {_edges()}, n = {_ends()}, h = {health}) "
-        'label_copy((n * on (id) group_left () h) or n, "kernob_node_class", "detail__class")'
+        f"label_copy({SEEN} - on (id) group_left () sum({lost}, {_ends()} * 0) by (id), "
+        '"kernob_node_class", "detail__class")'
     )
+
+
+_FAILS = 10**12
+"""Added to the kB a second of an edge that fails: one number carries both into a label."""
 
 
 def _edge_rows() -> str:
     """Edges as thick as they are busy, with what the panel writes on them; both ends are among the nodes."""
-    amount = (
-        f'count_values("secondarystat", round({BYTES} / $__range / 1000, 0.1)) by (host_name, metrics_id)'
+    figures = (
+        f"round({_grown(BYTES)} / $__range / 1000, 0.1)",
+        f'label_set({FAILING} * {_FAILS}, "figure", "fails")',
+        f'label_set(label_move({edges_seen()} * 0, "metrics_id", "id"), "figure", "none")',
     )
-    wide = (
-        f"clamp(log10({BYTES} / $__range + 1) * 1.5, 1, 9) * {ON} group_left (secondarystat) "
-        f'label_join(label_set({amount}, "kb", "kB/s"), "secondarystat", " ", "secondarystat", "kb")'
-    )
-    bad, good = f"w and {ON} {FAILING}", f"w unless {ON} {FAILING}"
-    told = f'label_set({bad}, "color", "red") or label_set({good}, "color", "gray")'
-    return (
-        f'WITH (e = {_edges()} and on (source) label_copy({SEEN}, "id", "source") '
-        f'and on (target) label_copy({SEEN}, "id", "target"), w = {wide}, t = {told}) '
-        f"label_copy((e * {ON} group_left (secondarystat, color) t) "
-        'or on (id) label_set(e, "color", "gray", "secondarystat", "0 kB/s"), "server_port", "mainstat")'
-    )
+    told = f'count_values("secondarystat", sum({",".join(figures)}) by (host_name, id)) by (host_name, id)'
+    told = f'clamp(log10(label_value({told}, "secondarystat") % {_FAILS} * 1000 + 1) * 1.5, 1, 9)'
+    told = f'label_set(label_move({told}, "id", "metrics_id"), "color", "gray")'
+    for label, shown, source, pattern in (
+        ("secondarystat", "f$1", "secondarystat", "1([0-9]{12}([.][0-9]+)?)"),
+        ("color", "red", "secondarystat", "f.*"),
+        ("secondarystat", "$1 kB/s", "secondarystat", "f?0*([0-9]+([.][0-9]+)?)"),
+    ):
+        told = f'label_replace({told}, "{label}", "{shown}", "{source}", "{pattern}")'
+    ends = (f'on ({end}) label_copy({SEEN}, "id", "{end}")' for end in ("source", "target"))
+    edges = " and ".join((edges_seen(), *ends))
+    return f'label_copy(({edges}) * {ON} group_left (secondarystat, color) {told}, "server_port", "mainstat")'
 
 
 def _number(left: str, operator: str, right: str, alias: str) -> DataTransformerConfig:
@@ -185,8 +195,8 @@ def _table() -> Panel:
         EMPTY,
         "none",
     )
-    edges = f"group by ({EDGE}) ({_edges()})"
-    worst = f"topk(100, {_on(edges, BYTES)})"
+    edges = f"group by ({EDGE}) ({edges_seen()})"
+    worst = f"topk(100, {edges} * {ON} group_left () {_of_edge(BYTES)})"
     columns = (
         Column("source", "From"),
         Column("target", "To"),
@@ -200,8 +210,14 @@ def _table() -> Panel:
         Column("host_name", "Host", width=90),
     )
     queries = [look.rows(dashed(worst, "server_port"), "A")]
-    for ref, figure in (("B", SENT), ("C", RECEIVED), ("D", CONNECTIONS), ("E", FAILURES)):
-        queries.append(look.rows(dashed(for_each(worst, _on(edges, figure)), "server_port"), ref))
+    figures = (
+        _of_edge(BYTES, 'network_io_direction="transmit"'),
+        _of_edge(BYTES, 'network_io_direction="receive"'),
+        _of_edge(CONNECTIONS),
+        _of_edge(FAILURES),
+    )
+    for ref, figure in zip("BCDE", figures, strict=True):
+        queries.append(look.rows(f"{figure} and {ON} {worst}", ref))
     return look.table(text, WIDE, columns, *queries)
 
 
@@ -209,6 +225,11 @@ def _recent(window: str) -> str:
     """When destinations that are new were seen first."""
     new = select("kernob_destination_first_seen_seconds", HOST, 'kernob_destination_state="new"')
     return f"last_over_time({new}[{window}])"
+
+
+def _happened(variable: str, column: str) -> tuple[str, str]:
+    """A link to what became of the connections of a row's service or destination."""
+    return "What becomes of its connections", frame.filtered("kernob-tcp", variable, column, "host")
 
 
 def _new() -> Panel:
@@ -221,8 +242,8 @@ def _new() -> Panel:
     )
     columns = (
         Column("Value", "First seen", "time:YYYY-MM-DD HH:mm:ss", 190, sorted=True),
-        Column("kernob_service", "Service"),
-        Column("server_address", "Destination"),
+        Column("kernob_service", "Service", link=_happened("service", "Service")),
+        Column("server_address", "Destination", link=_happened("destination", "Destination")),
         Column("server_port", "Port", width=70),
         Column("host_name", "Host", width=90),
     )

@@ -117,18 +117,30 @@ def _number(text: Text, expression: str, levels: Mapping[float, str] | None = No
 
 
 def _fates() -> Iterator[Panel]:
-    by: tuple[str, ...] = ("error_type",)
-    outcome = 'label_replace({}, "error_type", "ok", "error_type", "")'
+    """What becomes of connections and exchanges."""
+    yield _outcomes()
+    yield _failed()
+    yield _dropped()
+    yield _resets()
+    yield _resent()
+    yield _active()
+    yield _stalled()
+
+
+def _outcomes() -> Panel:
     text = Text(
         "Attempts by outcome",
         "Connections a second this host opened or accepted, by what became of them.",
         f"none was opened or accepted, {NO_HOOK}.",
         "none",
     )
-    opened = outcome.format(per_second(OPENED, by))
-    yield look.lines(text, "cps", HALF, look.over_time(opened, "{{error_type}}")).override_by_name(
+    opened = f'label_replace({per_second(OPENED, ("error_type",))}, "error_type", "ok", "error_type", "")'
+    return look.lines(text, "cps", HALF, look.over_time(opened, "{{error_type}}")).override_by_name(
         *look.color_of("ok", look.CALM)
     )
+
+
+def _failed() -> Panel:
     text = Text(
         "Failed attempts by destination",
         "Attempts a second that failed, by service and destination; the rest of them as one.",
@@ -138,7 +150,10 @@ def _fates() -> Iterator[Panel]:
     by = ("kernob_service", "server_address", "server_port", "error_type")
     failed = top(8, per_second(FAILED, by), "kernob_service=all others")
     legend = "{{kernob_service}} → {{server_address}}:{{server_port}} {{error_type}}"
-    yield look.stacked(text, "cps", HALF, look.over_time(failed, legend))
+    return look.stacked(text, "cps", HALF, look.over_time(failed, legend))
+
+
+def _dropped() -> Panel:
     text = Text(
         "Dropped exchanges",
         "Exchanges a second without their answer, by kind and who closed. `unanswered`: no byte of an "
@@ -147,9 +162,12 @@ def _fates() -> Iterator[Panel]:
         "none dropped",
     )
     drops = per_second(DROPS, ("error_type", "kernob_closed_by"))
-    yield look.stacked(
+    return look.stacked(
         text, "cps", THIRD, look.over_time(drops, "{{error_type}}, closed by {{kernob_closed_by}}")
     )
+
+
+def _resets() -> Panel:
     text = Text(
         "Resets",
         "RST segments a second by direction. `idle`: no exchange was open, as when a broker or a firewall "
@@ -159,7 +177,10 @@ def _fates() -> Iterator[Panel]:
     )
     resets = per_second(RESETS, ("network_io_direction", "kernob_reset_idle"))
     legend = "{{network_io_direction}}, idle: {{kernob_reset_idle}}"
-    yield look.lines(text, "cps", THIRD, look.over_time(resets, legend))
+    return look.lines(text, "cps", THIRD, look.over_time(resets, legend))
+
+
+def _resent() -> Panel:
     text = Text(
         "Segments resent",
         "Segments a second sent again, by service and destination. Packets lost on the way to this host "
@@ -170,7 +191,10 @@ def _fates() -> Iterator[Panel]:
     resent = top(8, per_second(RETRANSMITS, ("kernob_service", "server_address", "server_port")),
                  "kernob_service=all others")  # fmt: skip
     legend = "{{kernob_service}} → {{server_address}}:{{server_port}}"
-    yield look.stacked(text, "pps", THIRD, look.over_time(resent, legend))
+    return look.stacked(text, "pps", THIRD, look.over_time(resent, legend))
+
+
+def _active() -> Panel:
     text = Text(
         "Active connections",
         "Connections that are open, by service and destination.",
@@ -179,7 +203,11 @@ def _fates() -> Iterator[Panel]:
     )
     by = ("kernob_service", "server_address", "server_port")
     active = top(8, f"sum by ({','.join(by)}) ({_tcp('connections_active')})", "kernob_service=all others")
-    yield look.stacked(text, look.COUNT, HALF, look.over_time(active, legend))
+    legend = "{{kernob_service}} → {{server_address}}:{{server_port}}"
+    return look.stacked(text, look.COUNT, HALF, look.over_time(active, legend))
+
+
+def _stalled() -> Panel:
     text = Text(
         "Stalls and timeouts",
         "Times a second that a peer's full window kept a process from sending, and established connections "
@@ -189,7 +217,7 @@ def _fates() -> Iterator[Panel]:
     )
     stalls = per_second(_tcp("stalls_total"), ("kernob_service",))
     timeouts = per_second(_tcp("timeouts_total"), ("kernob_service", "error_type"))
-    yield look.lines(
+    return look.lines(
         text,
         "cps",
         HALF,
@@ -247,8 +275,26 @@ def _durations() -> Iterator[Panel]:
 
 # ---- tables --------------------------------------------------------------------------------------
 
+SERVICE_COLUMN = Column(
+    "kernob_service",
+    "Service",
+    link=("Only this service", frame.filtered(UID, "service", "Service", "host", "destination")),
+)
+DESTINATION_COLUMN = Column(
+    "server_address",
+    "Destination",
+    link=("How it serves", frame.filtered("kernob-dependency", "destination", "Destination", "host")),
+)
+
 
 def _tables() -> Iterator[Panel]:
+    """Whom it hits, and when."""
+    yield _worst_destinations()
+    yield _worst_processes()
+    yield _latest_events()
+
+
+def _worst_destinations() -> Panel:
     text = Text(
         "Destinations",
         "Destinations with most failures in the range on the screen: attempts that failed, exchanges "
@@ -263,8 +309,8 @@ def _tables() -> Iterator[Panel]:
     by = ",".join(DESTINATION)
     worst = f"topk(30, round(sum by ({by}) ({everything})) > 0)"
     columns: tuple[Column, ...] = (
-        Column("kernob_service", "Service"),
-        Column("server_address", "Destination"),
+        SERVICE_COLUMN,
+        DESTINATION_COLUMN,
         Column("server_port", "Port", width=60),
         Column("Value #B", "Failed", look.COUNT, 75, levels={1.0: BAD}),
         Column("Value #C", "Dropped", look.COUNT, 80, levels={1.0: BAD}),
@@ -277,7 +323,10 @@ def _tables() -> Iterator[Panel]:
     for ref, counter in (("B", FAILED), ("C", DROPS), ("D", RESETS), ("E", RETRANSMITS)):
         each = for_each(worst, f"round({total(counter, DESTINATION)})")
         queries.append(look.rows(dashed(each, "server_address", "server_port", "kernob_service"), ref))
-    yield look.table(text, WIDE, columns, *queries)
+    return look.table(text, WIDE, columns, *queries)
+
+
+def _worst_processes() -> Panel:
     text = Text(
         "Processes",
         "Processes of the range on the screen with most failures, whatever the destination.",
@@ -297,7 +346,7 @@ def _tables() -> Iterator[Panel]:
     columns = (
         Column("process_executable_name", "Process"),
         Column("process_pid", "PID", width=80),
-        Column("kernob_service", "Service"),
+        SERVICE_COLUMN,
         Column("Value #B", "Failed", look.COUNT, 75, levels={1.0: BAD}),
         Column("Value #C", "Dropped", look.COUNT, 80, levels={1.0: BAD}),
         Column("Value #D", "Resets", look.COUNT, 75, levels={1.0: WARN}),
@@ -309,7 +358,10 @@ def _tables() -> Iterator[Panel]:
     for ref, counter in counters.items():
         each = for_each(worst, f"round({total(counter, PROCESS)})")
         queries.append(look.rows(dashed(each, "process_pid"), ref))
-    yield look.table(text, WIDE, columns, *queries)
+    return look.table(text, WIDE, columns, *queries)
+
+
+def _latest_events() -> Panel:
     text = Text(
         "Latest events",
         "When what last happened to whom, by the kernel's clock, to the millisecond. Every single one stands "
@@ -323,8 +375,8 @@ def _tables() -> Iterator[Panel]:
     columns = (
         Column("Value", "When", EXACT, 190, sorted=True),
         Column("kernob_event_kind", "What", width=190),
-        Column("kernob_service", "Service"),
-        Column("server_address", "Destination"),
+        SERVICE_COLUMN,
+        DESTINATION_COLUMN,
         Column("host_name", "Host", width=90),
     )
-    yield look.table(text, WIDE, columns, look.rows(dashed(latest, "server_address")))
+    return look.table(text, WIDE, columns, look.rows(dashed(latest, "server_address")))

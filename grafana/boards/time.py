@@ -20,6 +20,12 @@ OFF = "or the agent does not measure it (KERNOB_SYSCALLS)"
 BUCKETS = "kernob_syscall_duration_seconds_bucket"
 TIME = select("kernob_process_syscall_time_seconds_total", HOST, SERVICE, CALL)
 
+SERVICE_COLUMN = Column(
+    "kernob_service",
+    "Service",
+    link=("Only this service", frame.filtered(UID, "service", "Service", "host", "call")),
+)
+
 STAT, HALF, WIDE = Place(6, 4), Place(12, 9), Place(24, 9)
 
 
@@ -166,7 +172,7 @@ def _blocked() -> Iterator[Panel]:
     columns = (
         Column("kernob_blocked_class", "Class", width=90),
         Column("Value", "Threads", look.COUNT, 90, sorted=True),
-        Column("kernob_service", "Service"),
+        SERVICE_COLUMN,
         Column("process_executable_name", "Process"),
         Column("kernob_syscall", "Call", width=110),
         Column("kernob_blocked_on", "On", width=110),
@@ -191,7 +197,7 @@ def _processes() -> Iterator[Panel]:
     columns = (
         Column("process_executable_name", "Process"),
         Column("process_pid", "PID", width=80),
-        Column("kernob_service", "Service"),
+        SERVICE_COLUMN,
         Column("kernob_syscall", "Call", width=110),
         Column("Value", "Time", look.SECONDS, 100, sorted=True),
         Column("host_name", "Host", width=90),

@@ -37,6 +37,8 @@ def load(config_file: Path | None, socket_path: str | None = None, *, quiet: boo
 
     overrides = {} if socket_path is None else {"socket_path": socket_path}
     settings = load_settings(os.environ, config_file, overrides)
+    # numpy's library would start a thread a core, for arithmetic so small that they only wait for each other
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     by_default = settings.origin["log_level"] == "default"
     log.set_up("warning" if quiet and by_default else settings.log_level, sys.stderr, os.environ)
     return settings

@@ -19,7 +19,7 @@ _DESTINATION = re.compile(r"(?:\[(?P<six>[^\]]+)\]|(?P<host>[^:\s]+))(?::(?P<por
 
 @click.group(short_help="The network file: whether it is right, what it says.")
 def network() -> None:
-    """Look at the network file: classes of peers, names of addresses and services (docs/network.md)."""
+    """Look at the network file: classes, folds, names of addresses and of services (docs/network.md)."""
 
 
 @network.command(epilog=EXIT_CODES, short_help="Check a network file.")
@@ -43,7 +43,8 @@ def check(file: Path, destinations: tuple[str, ...]) -> int:
     if not destinations:
         counts = f"{len(rules.classes)} class rules, {len(rules.names)} names"
         click.echo(
-            f"{file}: {counts}, {len(rules.services)} service rules, {len(rules.long_polls)} long polls"
+            f"{file}: {counts}, {len(rules.services)} service rules, {len(rules.long_polls)} long polls, "
+            f"{len(rules.folds)} folds"
         )
     for each in destinations:
         click.echo(f"{each}: {_verdict(rules, each)}")
@@ -76,4 +77,6 @@ def _verdict(rules: NetworkFile, text: str) -> str:
     else:
         told = f"{rules.class_of(address, host, port).value} by default, since no rule matches"
     told += f", named {name.host}" if name else ""
+    fold = rules.fold_rule(address, host, port)
+    told += f", folded to {rules.fold_of(address, host, port)} by line {fold.line}" if fold else ""
     return told + (", silent by design" if rules.is_long_poll(address, host, port) else "")

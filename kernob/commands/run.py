@@ -45,8 +45,6 @@ def run(config_file: Path | None, otlp_file: Path | None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _end)  # until the agent takes them over
     settings = load(config_file)
-    # numpy's library would start threads for arithmetic that Kernob never does
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from kernob.agent import run_agent
 
     return run_agent(settings, otlp_file)

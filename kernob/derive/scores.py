@@ -35,6 +35,7 @@ all else 1 is 0.5^0.10; with reliability 0.9 and stability 1 only it is 0.9^(0.3
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import numpy as np
@@ -150,6 +151,19 @@ def latency_scores(recent_s: Floats, counts: NDArray[np.int64], usual_s: Floats,
     each = latency(recent_s, usual_s, rules)
     each[(counts < rules.min_samples[Dimension.LATENCY]) | np.isnan(recent_s) | np.isnan(usual_s)] = math.nan
     return np.fmin(each[:, 0], each[:, 1])
+
+
+def worst(scores: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Per dimension the lowest of several scores by dimension.
+
+    >>> worst([{"latency": 0.5}, {}, {"latency": 0.2, "stability": 1.0}])
+    {'latency': 0.2, 'stability': 1.0}
+    """
+    found: dict[str, float] = {}
+    for each in scores:
+        for dimension, score in each.items():
+            found[dimension] = min(score, found.get(dimension, score))
+    return found
 
 
 _STABILITY_REASONS: Final = frozenset(drop.name.lower() for drop in Drop)

@@ -126,37 +126,51 @@ def reached(places: Places, dial: Dial, relayed: Relayed) -> Reached | None:
 def _answers(places: Places, netns: int, dial: Dial, relayed: Relayed) -> Reached | None:
     """Who answers in one namespace."""
     listener = places.listener(netns, dial.address, dial.port)
-    if listener is not None and listener.forward is not None and not relayed(listener, dial):
-        address, port = listener.forward
+    forward = listener.forward if listener is not None and not _relays(listener, dial, relayed) else None
+    if forward is not None:
+        address, port = forward
         for home in places.homes(netns, address):
             behind = places.listener(home, address, port)
             service = places.accepted.get((home, address, port)) or (behind.service if behind else "")
             if service:
                 return Reached(service, home, port, sure=False)
     service = places.accepted.get((netns, dial.address, dial.port)) or (listener.service if listener else "")
-    return (
-        Reached(service, netns, dial.port, listener is None or listener.forward is None) if service else None
-    )
+    return Reached(service, netns, dial.port, sure=forward is None) if service else None
+
+
+def _relays(listener: Listener, dial: Dial, relayed: Relayed) -> bool:
+    """Whether docker-proxy answers itself: the engine's NAT rule in OUTPUT leaves out 127.0.0.0/8 and ::1."""
+    return is_loopback(dial.address) or relayed(listener, dial)
 
 
 def outgoing(
-    host: str, service: str, dial: Dial, peer_class: PeerClass, to: Reached | None, here: bool
+    host: str,
+    service: str,
+    dial: Dial,
+    peer_class: PeerClass,
+    to: Reached | None,
+    *,
+    here: bool,
+    fold: str = "",
 ) -> Link:
     """The edge of a connection that a service of this host opened.
 
-    `to` is who answers on this host, if anybody; `here` says that the address is this host's all the same.
+    `to` is who answers on this host, if anybody; `here` says that the address is this host's all the same;
+    `fold` is the network or the pattern of hostnames that the file folds the destination to, if any.
     """
     source = service_node(host, service)
     if to is not None:
         near = is_loopback(dial.address) or to.netns == dial.netns
         target, kind = service_node(host, to.service), PeerClass.LOCALHOST if near else PeerClass.INTERNAL
     elif dial.hostname and dial.hostname != dial.address and not here:
-        target, kind = MapNode(f"dns/{dial.hostname}", NodeKind.NAME, dial.hostname, peer_class), peer_class
+        title = fold or dial.hostname
+        target, kind = MapNode(f"dns/{title}", NodeKind.NAME, title, peer_class), peer_class
     elif is_loopback(dial.address):  # the same address on every host: not the same node
         title = f"{dial.address} ({host})"
         target, kind = MapNode(f"{host}/ip/{dial.address}", NodeKind.ADDRESS, title, peer_class), peer_class
     else:
-        target, kind = MapNode(f"ip/{dial.address}", NodeKind.ADDRESS, dial.address, peer_class), peer_class
+        title = dial.address if here else fold or dial.address
+        target, kind = MapNode(f"ip/{title}", NodeKind.ADDRESS, title, peer_class), peer_class
     host = dial.hostname or dial.address
     return Link(source, target, dial.port, kind, dial.address, to.port if to else 0, host)
 

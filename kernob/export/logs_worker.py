@@ -19,7 +19,7 @@ from tenacity import RetryCallState
 
 from kernob.export.logs import MAX_RECORDS, LogEncoder
 from kernob.export.transport import OtlpOptions, Result, Signal, Transport, Verdict, make_transport
-from kernob.export.worker import Pacing, without_credentials
+from kernob.export.worker import NO_THREAD, Pacing, started, without_credentials
 
 if TYPE_CHECKING:
     from kernob.model import Attributes, Event
@@ -85,8 +85,9 @@ class LogExporter:
             if not self._queue:
                 return
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="kernob-logs", daemon=True)
-                self._thread.start()
+                self._thread = started(self._run, "kernob-logs")
+                if self._thread is None:
+                    self._failing(NO_THREAD)
             self._changed.notify()
 
     def close(self, timeout_s: float) -> bool:

@@ -83,4 +83,5 @@ def build_resource(
         "os.version": os_version(roots),
     }
     found.update(configured)
-    return tuple((key, value) for key, value in found.items() if value)
+    # the kernel takes any bytes for a host's name; OTLP takes Unicode
+    return tuple((key, value.encode("utf-8", "replace").decode()) for key, value in found.items() if value)

@@ -53,6 +53,7 @@ FIRST_REQUEST_TIMEOUT_S = 10.0
 CLOSE_PATIENCE_S = 0.5
 MIN_ANSWER_GAP_S = 0.05
 """A client that sends one query after the other is answered at most 20 times a second."""
+_NO_THREAD = "the agent may start no more threads (the limit of its container's or unit's tasks)"
 _MAX_PATH_BYTES = 107  # sizeof(sockaddr_un.sun_path) less the final NUL, unix(7)
 _UCRED = struct.Struct("iII")  # pid, uid, gid: struct ucred, unix(7)
 
@@ -204,9 +205,14 @@ class SnapshotServer:
                 client = _Client(
                     connection, self._source, self._events, self._forget, self._first_request_timeout_s
                 )
-                self._clients.add(client)
-                client.thread.start()
-                return
+                try:
+                    client.thread.start()
+                except RuntimeError:  # accepting must go on
+                    reason = _NO_THREAD
+                    pulse = self._source.pulse()
+                else:
+                    self._clients.add(client)
+                    return
         _log.warning("refused a client: %s", reason)
         with connection, contextlib.suppress(OSError):
             connection.setblocking(False)
@@ -313,8 +319,12 @@ class _Client:
             if self._snapshot is not None:
                 self._connection.sendall(encode_answer(self._snapshot, request) + b"\n")
         if self._pump is None:
-            self._pump = threading.Thread(target=self._push, name="kernob-client-push", daemon=True)
-            self._pump.start()
+            pump = threading.Thread(target=self._push, name="kernob-client-push", daemon=True)
+            try:
+                pump.start()
+            except RuntimeError:
+                raise ValueError(_NO_THREAD) from None
+            self._pump = pump
 
     def _push(self) -> None:
         subscription = self._source.subscribe(self._request.interval_s)

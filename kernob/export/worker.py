@@ -163,8 +163,9 @@ class Exporter(Generic[AnyBatch]):
                 self._count_replaced()
             self._waiting = (batch, own)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="kernob-export", daemon=True)
-                self._thread.start()
+                self._thread = started(self._run, "kernob-export")
+                if self._thread is None:
+                    self._failing(NO_THREAD)
             self._changed.notify()
 
     def acknowledged(self) -> list[AnyBatch]:
@@ -328,6 +329,22 @@ class Exporter(Generic[AnyBatch]):
         self._replaced += 1
         if self._observer:
             self._observer.replaced()
+
+
+NO_THREAD: Final = Result(Verdict.RETRY, "thread", "no thread can be started")
+
+
+def started(run: Callable[[], None], name: str) -> threading.Thread | None:
+    """A thread that runs; None where the system grants none (the limit of a container's or unit's tasks).
+
+    Whoever asked tries again later: it is the tick that asks, and it must go on.
+    """
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:
+        return None
+    return thread
 
 
 def without_credentials(endpoint: str) -> str:

@@ -6,9 +6,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from numpy.typing import NDArray
 
@@ -96,3 +96,13 @@ class Feature:
 
     def close(self) -> None:
         """Lets go of everything; the session may be closed already. Safe to call twice."""
+
+
+_SWITCHES: Final = {"map": "KERNOB_MAP", "destinations": "KERNOB_MAP", "lifecycle": "KERNOB_LIFECYCLE"}
+
+
+def no_report(name: str, known: Iterable[str]) -> str:
+    """Why an agent cannot answer a client: that part is switched off, or nobody knows it."""
+    if name in _SWITCHES:
+        return f"{_SWITCHES[name]}=false switches that off, or its hooks are missing: kernob doctor"
+    return f"this agent has no report {name!r}; it has: {', '.join(sorted(known)) or 'none'}"

@@ -179,7 +179,7 @@ class Lifecycle(Feature):
             return
         rows = lifecycle.read(tick.session)
         self._totals = rows.totals
-        self._state.update(rows.turns, rows.counts, tick.since_unix_ns)
+        self._state.update(rows.turns, rows.counts, tick.since_unix_ns, tick.now_s)
         self._settle(tick, rows)
         self._judge(rows, tick.now_unix_ns)
         self._usage = {"lives": len(rows.tgids), "turns": len(rows.turns), "crashes": len(rows.crashes)}
@@ -204,7 +204,7 @@ class Lifecycle(Feature):
                 self._settled[pid] = start_ns
                 if lifecycle.settle(tick.session, pid, start_ns):
                     started.append(image)
-        self._state.starts(started, tick.since_unix_ns)
+        self._state.starts(started, tick.since_unix_ns, tick.now_s)
 
     def _judge(self, rows: LifeRows, now_unix_ns: int) -> None:
         """Finds crash loops that began or ended, tells them, and says how those that go on do."""

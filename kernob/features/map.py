@@ -4,7 +4,8 @@
 Every flow is given to an edge when it is seen first; after that a tick only adds what grew. Where later
 knowledge says that an edge was something else all the time (an address that turns out to be a container's
 published port), it is moved. Of a rush of new edges a tick takes so many as its time allows; what the others
-move meanwhile is owed to them.
+move meanwhile is owed to them. So is what moves while it is in doubt who answers: docker-proxy itself, or the
+container behind it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernob.config import Settings
+from kernob.derive.scores import worst
 from kernob.derive.topology import Dial, Reached, folded, incoming, outgoing, reached, service_node
 from kernob.derive.translation import translations
 from kernob.features.feature import Feature, Report, Tick
@@ -29,6 +31,7 @@ from kernob.state.connections import ConnectionState
 from kernob.state.destinations import Destination
 from kernob.state.flows import Indices
 from kernob.state.known import Known
+from kernob.state.map_folds import FoldOf
 from kernob.state.map_series import MapSeries
 from kernob.state.processes import Process
 from kernob.state.series import SeriesStore
@@ -42,6 +45,8 @@ log = logging.getLogger(__name__)
 
 _NEW, _IGNORED, _WAITING = -1, -2, -3
 _WAIT_TICKS: Final = 3
+_DOUBT_TICKS: Final = 2
+"""So long a new edge waits for what docker-proxy is seen to accept; less than what a server waits for."""
 _DAY_NS: Final = 86400 * 10**9
 _EXPORT_S: Final = 60.0
 _SCORE_TURNS: Final = 6
@@ -74,17 +79,21 @@ class Map(Feature):
         self._kept_ns = settings.map_days * _DAY_NS
         self._state = MapState(settings.max_map_edges, folded)
         self._series = MapSeries(series, self._host)
-        self._baseline = Baseline(series, settings.learning_period_s, settings.max_new_destinations)
+        self._baseline = Baseline(
+            series, settings.learning_period_s, settings.max_new_destinations, 2 * settings.max_map_edges
+        )
         self._memory = MapMemory(settings.state_dir, store, self._state, self._baseline)
         self._reports = MapReports(self._host, self._state, self._baseline, self._score, self._look_again)
         self._score_of = score_of
         self._client_names: Mapping[str, Name] = {}
+        self._fold_of: FoldOf = lambda _address, _host, _port: ""
         self._edge_of = np.full(1024, _NEW, np.int64)
         self._is_mirrored = np.zeros(1024, np.bool_)
         self._untried = np.zeros(1024, np.bool_)
         self._marks = np.zeros((1024, 2), np.int64)
         self._owed = np.zeros((1024, 4), np.int64)
         self._late: set[int] = set()
+        self._doubted: dict[int, int] = {}  # flow: since which tick
         self._latest: Tick | None = None
         self._local: set[int] = set()
         self._waiting: list[tuple[int, int]] = []
@@ -94,11 +103,15 @@ class Map(Feature):
 
     def open(self, session: Session) -> None:
         """Takes what an earlier life stored."""
-        self._memory.restore()
+        self._memory.restore(self._fold_of)
 
     def name_clients(self, names: Mapping[str, Name]) -> None:
         """Takes the names that the network file gives to addresses: such clients are nodes of their own."""
         self._client_names = names
+
+    def fold_by(self, fold_of: FoldOf) -> None:
+        """Takes what says to which network or pattern a destination (address, hostname, port) is folded."""
+        self._fold_of = fold_of
 
     def make_room(self, flows: int) -> None:
         """Is ready for indices below `flows` (called by `Known`)."""
@@ -112,9 +125,11 @@ class Map(Feature):
 
     def forget(self, flows: Indices) -> None:
         """Drops what is kept for each of these flows (called by `Known`); late ones get their edge."""
-        late = self._late.intersection(flows.tolist()) if self._late else ()
+        owed = self._late | self._doubted.keys()
+        late = owed.intersection(flows.tolist()) if owed else ()
         if late and self._latest is not None:
             for flow in late:
+                self._doubted[flow] = self._ticks - _DOUBT_TICKS
                 self._assign_client(flow, self._latest)
             self._pay(np.array(sorted(late), np.int64), self._latest)
             self._late.difference_update(late)
@@ -155,7 +170,8 @@ class Map(Feature):
         happened = np.flatnonzero(facts.any(axis=1))
         live = np.unique(self._known.flows.live)
         unknown = live[self._edge_of[live] == _NEW]
-        late = np.fromiter(self._late, np.int64, len(self._late))
+        owed = self._late | self._doubted.keys()
+        late = np.fromiter(owed, np.int64, len(owed))
         moved = np.union1d(np.union1d(tick.growth.flows, happened), late)
         flows = np.union1d(moved, unknown).astype(np.int64)
         grown = np.zeros((len(flows), 4), np.int64)
@@ -186,7 +202,7 @@ class Map(Feature):
     def _receive(self, flow: int, owner: Process, there: Destination, tick: Tick) -> None:
         """Gives a flow the edge of whoever is outside."""
         name = self._client_names.get(there.peer)
-        named = name.host if name else ""
+        named = (self._fold_of(there.peer, name.host, there.port) or name.host) if name else ""
         link = incoming(self._host, owner.service, there.port, there.peer_class, named)
         edge = self._edge(link, tick)
         self._edge_of[flow], self._is_mirrored[flow] = edge, True
@@ -194,19 +210,29 @@ class Map(Feature):
 
     def _assign_client(self, flow: int, tick: Tick) -> None:
         link, to, here = self._link(flow)
+        if to is not None and not to.sure and link.key not in self._state and self._is_too_early(flow):
+            return
+        self._doubted.pop(flow, None)
         edge = self._edge(link, tick)
         self._edge_of[flow] = edge
+        actual = self._state.link(edge)
         if here or to is not None:
             self._local.add(flow)
-        else:
+        elif actual.target.kind is not NodeKind.OTHERS and not actual.target.fold:
             self._series.see_peer(edge, link.address)
         self._untried[flow] = to is None
-        source = service_node(self._host, self._known.owner(flow).service).id
-        since_ns = self._state.first_seen_ns(source) or tick.now_unix_ns
-        actual = self._state.link(edge)
-        if actual.target.kind is not NodeKind.OTHERS:
-            name_source = self._known.destination(flow).name_source
-            self._events += self._baseline.see(actual, since_ns, tick.now_unix_ns, name_source)
+        self._learn(flow, edge, tick)
+
+    def _learn(self, flow: int, edge: int, tick: Tick) -> None:
+        """Takes note of whom a client reaches: somebody new is an event."""
+        link, name_source = self._state.link(edge), self._known.destination(flow).name_source
+        since_ns = self._state.first_seen_ns(link.source.id) or tick.now_unix_ns
+        if link.target.kind is not NodeKind.OTHERS:
+            self._events += self._baseline.see(link, since_ns, tick.now_unix_ns, name_source)
+
+    def _is_too_early(self, flow: int) -> bool:
+        """Whether what docker-proxy accepts may yet say that it answers this client itself."""
+        return self._ticks - self._doubted.setdefault(flow, self._ticks) < _DOUBT_TICKS
 
     def _link(self, flow: int) -> tuple[Link, Reached | None, bool]:
         """A client's edge, who answers it on this host, and whether it stays on this host."""
@@ -218,12 +244,22 @@ class Map(Feature):
             before = self._state.dialled(service_node(self._host, service).id, dial.address, dial.port)
             if before is not None and before.target.kind is NodeKind.SERVICE:
                 return before, None, here
-        return outgoing(self._host, service, dial, there.peer_class, to, here=here), to, here
+        fold = self._fold_of(there.peer, there.name, there.port)
+        return outgoing(self._host, service, dial, there.peer_class, to, here=here, fold=fold), to, here
 
     def _edge(self, link: Link, tick: Tick) -> int:
         edge = self._state.edge(link, tick.since_unix_ns)
+        self._let_go()  # of one that made room
         self._series.begin(self._state, edge, tick.since_unix_ns)
         return edge
+
+    def _let_go(self) -> None:
+        """Ends the series of edges that are forgotten; their flows get a new edge when they grow again."""
+        gone = self._state.let_go()
+        if gone:
+            for edge in gone:
+                self._series.drop(edge)
+            self._edge_of[np.isin(self._edge_of, gone)] = _NEW
 
     def _reassign(self, flow: int, tick: Tick) -> None:
         """Looks again whose a client's flow is, after something began or ceased to listen."""
@@ -234,18 +270,23 @@ class Map(Feature):
         before = self._state.link(old)
         if link.key == before.key:
             return
-        new = self._edge(link, tick)
-        if to is not None and before.target.kind in (NodeKind.ADDRESS, NodeKind.NAME):
-            self._move(old, new)
-        elif to is not None:
-            self._edge_of[flow] = new
         self._untried[flow] = to is None
+        if to is None:
+            return
+        single = before.target.kind in (NodeKind.ADDRESS, NodeKind.NAME) and len(self._state.hosts(old)) == 1
+        new = self._edge(link, tick)
+        if self._edge_of[flow] == old and single:
+            self._move(old, new, tick)
+        self._edge_of[flow] = new
+        self._learn(flow, new, tick)
 
-    def _move(self, old: int, new: int) -> None:
+    def _move(self, old: int, new: int, tick: Tick) -> None:
         """An edge was another one all the time."""
-        self._series.drop(old)
+        self._series.withdraw(old, tick.now_unix_ns)
+        self._baseline.move(self._state.link(old), self._state.link(new))
         self._state.move(old, new)
         self._edge_of[self._edge_of == old] = new
+        self._let_go()
 
     def _settle_waiting(self, tick: Tick) -> None:
         """What a server says of a local client counts only where no client's flow tells it.
@@ -274,6 +315,8 @@ class Map(Feature):
         for client, server in translations(rows, wanted):
             flow, other = int(flows[client]), int(flows[server])
             there, answering = self._known.destination(flow), self._known.destination(other)
+            if self._own_only and answering.netns != self._places.host_netns:
+                continue  # that of another host
             to = Reached(self._known.owner(other).service, answering.netns, answering.port)
             self._places.translate(Dial(there.netns, there.peer, there.port), to)
             self._local.add(flow)
@@ -294,10 +337,14 @@ class Map(Feature):
         if self._score_of is not None:
             self._series.show_scores(self._score, self._to_score(edges), now_ns)
         self._events += self._baseline.summaries(now_ns)
-        if self._baseline.is_changed or tick.now_s - self._exported_s >= _EXPORT_S:
+        is_due = tick.now_s - self._exported_s >= _EXPORT_S
+        if is_due:
             self._exported_s = tick.now_s
-            self._baseline.export(now_ns)
+            self._baseline.trim(lambda key: (f"{self._host}/{key[0]}", *key[1:]) in self._state)
             self._state.expire(now_ns - self._kept_ns)
+            self._let_go()
+        if is_due or self._baseline.is_changed:
+            self._baseline.export(now_ns)
         self._memory.stage()
 
     def _pay(self, flows: Indices, tick: Tick) -> Indices:
@@ -321,11 +368,12 @@ class Map(Feature):
         return set(grown.tolist()) | set(self._series.active[at::_SCORE_TURNS].tolist())
 
     def _score(self, edge: int) -> Mapping[str, float]:
-        """Scores of an edge, where it has an initiator here and enough samples."""
+        """Scores of an edge that begins here, where there are enough samples; of several hosts the worst."""
         link = self._state.link(edge)
         if self._score_of is None or link.source.kind is not NodeKind.SERVICE or not link.address:
             return {}
-        return self._score_of(link.source.title, link.host or link.address, link.port)
+        each = [self._score_of(link.source.title, host, link.port) for host in self._state.hosts(edge)]
+        return each[0] if len(each) == 1 else worst(each)
 
     def _look_again(self, forgotten: set[Key]) -> None:
         """Has flows to these destinations looked at again when they grow next."""
@@ -341,8 +389,8 @@ class Map(Feature):
 
     @property
     def folded(self) -> int:
-        """How often an edge was folded for the cap (cumulative)."""
-        return self._state.folded
+        """How often an edge or a destination was folded for the cap (cumulative)."""
+        return self._state.folded + self._baseline.folded
 
     def reports(self) -> dict[str, Report]:
         """What `kernob map` and `kernob destinations` ask."""

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from kernob.errors import StoreError
 from kernob.state.baseline import Baseline
+from kernob.state.map_folds import FoldOf, Replaced, refolded
 from kernob.state.map_history import read_map, write_destinations, write_map
 from kernob.state.service_map import MapState
 from kernob.state.store import Store
@@ -33,17 +34,26 @@ class MapMemory:
         self._troubled = False
         self._openings = 0
 
-    def restore(self) -> None:
-        """Takes what an earlier life stored; nothing where there is none, or it cannot be read."""
+    def restore(self, fold_of: FoldOf | None = None) -> None:
+        """Takes what an earlier life stored; nothing where there is none, or it cannot be read.
+
+        `fold_of` says what of it is folded, which it may not have been then.
+        """
         if self._store is None:
             return
         try:
-            nodes, edges, destinations = read_map(self._directory)
+            stored = read_map(self._directory)
         except StoreError as error:
             log.debug("the service map begins anew: %s", error)
             return
+        (nodes, edges, destinations), replaced = (
+            refolded(stored, fold_of) if fold_of else (stored, Replaced())
+        )
         self._state.restore(nodes, edges)
         self._baseline.restore(destinations)
+        if replaced.edges:
+            self._state.stage_all(replaced.nodes, replaced.edges)
+        self._baseline.stage(replaced.new_destinations, replaced.destinations)
 
     def stage(self) -> None:
         """Hands over what changed, unless the change before still waits."""

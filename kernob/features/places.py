@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from kernob.derive.topology import Dial, Listener, Places, Reached, is_loopback
+from kernob.derive.topology import Dial, Listener, Places, Reached
 from kernob.kernel.listening import Listening, Namespaces, forward_of
 from kernob.kernel.maps import BpfMap
 from kernob.kernel.proc_sockets import ProcSockets
@@ -105,9 +105,7 @@ class PlaceWatch:
         """Whether a forwarding listener was seen accepting from this client's own addresses."""
         local = self.places.addresses.get(dial.netns, frozenset())
         at = (listener.netns, dial.address, dial.port)
-        return any((*at, peer) in self._relaying for peer in (*local, dial.address)) or (
-            is_loopback(dial.address) and any(seen[:3] == at for seen in self._relaying)
-        )
+        return any((*at, peer) in self._relaying for peer in (*local, dial.address))
 
     def _find_announced(self) -> tuple[tuple[str, str, int], ...]:
         found: set[tuple[str, str, int]] = set()

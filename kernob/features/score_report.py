@@ -153,7 +153,7 @@ class ScoreReport:
             "baseline_s": round(usual, 6) if known else None,
             "objective": name is not None and scores.has_objective(name.address),
             "good_s": max(rules.latency_good * usual, usual + rules.latency_slack_s) if known else None,
-            "bad_s": rules.latency_bad * usual if known else None,
+            "bad_s": max(rules.latency_bad * usual, usual + rules.latency_slack_s) if known else None,
         }
 
 

@@ -145,6 +145,8 @@ class Scores(Feature):
                 tick.since_unix_ns,
             )
             self._waits.add(np.array([slot]), np.array([count]))
+            self._waits.rest((slot,), tick.now_s)
+        self._waits.sweep(tick.now_s)
 
     def _evaluate(self, rows: int) -> None:
         """Scores as of now: `table`, and what it was made of."""

@@ -348,7 +348,7 @@ def attach(hook: Hook, loader: Loader, kinds_off: frozenset[str]) -> tuple[list[
         links: list[Link] = []
         present: list[Attachment] = []
         try:
-            for attachment in candidate.attachments:  # first, so that nothing is loaded in vain: it takes long
+            for attachment in candidate.attachments:  # first: what is loaded in vain takes long, too
                 if isinstance(attachment, RawTracepoint | TypedTracepoint):
                     _demand_tracepoint(attachment.target, loader)
             for attachment in candidate.attachments:

@@ -13,16 +13,27 @@ import os
 import stat
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from kernob.kernel.hostfs import HostRoot
 
-_MAX_BYTES = 1 << 20
+_MAX_BYTES = 1 << 18  # some 10,000 lines, which take 0.1 s; a container may write what it likes
 _FILES = 256  # remembered, about as many as there are containers
+_NAMES = 1 << 16  # remembered of all of them together, about 11 MB
 _PROCESSES = 4096
-_FRESH_S = 5.0  # a process's file is not looked at more often
+_FRESH_S = 5.0  # neither a process's file is looked at more often, nor a file read by whoever has it
 
-Key = tuple[int, int, int, int]
+Inode = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """What a file held when it was read; `version` is its size and time of change."""
+
+    read_s: float
+    version: tuple[int, int]
+    names: dict[str, bytes]
 
 
 class HostsFiles:
@@ -31,37 +42,58 @@ class HostsFiles:
     def __init__(self, proc_root: Path, clock: Callable[[], float]) -> None:
         self._root = proc_root
         self._clock = clock
-        self._files: OrderedDict[Key, dict[str, bytes]] = OrderedDict()
-        self._seen: OrderedDict[int, tuple[float, Key | None]] = OrderedDict()
+        self._files: OrderedDict[Inode, _File] = OrderedDict()
+        self._names = 0
+        self._seen: OrderedDict[int, tuple[float, Inode | None]] = OrderedDict()
+
+    def __len__(self) -> int:
+        """How many names are remembered."""
+        return self._names
 
     def name_of(self, pid: int, address: str) -> bytes:
         """The first name that the process's /etc/hosts has for an address, as it stands there; else b""."""
         now_s = self._clock()
-        at_s, key = self._seen.get(pid, (-_FRESH_S, None))
+        at_s, inode = self._seen.get(pid, (-_FRESH_S, None))
         if now_s - at_s >= _FRESH_S:
-            key = self._read(pid)
-            self._seen[pid] = (now_s, key)
+            inode = self._read(pid)
+            self._seen[pid] = (now_s, inode)
             self._seen.move_to_end(pid)
             if len(self._seen) > _PROCESSES:
                 self._seen.popitem(last=False)
-        return self._files.get(key, {}).get(address, b"") if key else b""
+        held = self._files.get(inode) if inode else None
+        return held.names.get(address, b"") if held else b""
 
-    def _read(self, pid: int) -> Key | None:
+    def _read(self, pid: int) -> Inode | None:
         root = HostRoot(self._root / str(pid) / "root")
         try:
             with root.opened("etc/hosts", os.O_NONBLOCK) as fd:
                 status = os.fstat(fd)
                 if not stat.S_ISREG(status.st_mode):
                     return None
-                key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
-                if key not in self._files:
-                    self._files[key] = parse_hosts(os.read(fd, _MAX_BYTES))
+                inode, version = (status.st_dev, status.st_ino), (status.st_size, status.st_mtime_ns)
+                held, now_s = self._files.get(inode), self._clock()
+                if held is None or (held.version != version and now_s - held.read_s >= _FRESH_S):
+                    self._keep(
+                        inode, _File(now_s, version, parse_hosts(_whole_lines(os.read(fd, _MAX_BYTES))))
+                    )
         except OSError:  # ended, not ours to see, or none there
             return None
-        self._files.move_to_end(key)
-        if len(self._files) > _FILES:
-            self._files.popitem(last=False)
-        return key
+        self._files.move_to_end(inode)
+        return inode
+
+    def _keep(self, inode: Inode, file: _File) -> None:
+        """Remembers a file as it is now; those that were asked for least lately go where it is too much."""
+        replaced = self._files.pop(inode, None)
+        self._files[inode] = file
+        self._names += len(file.names) - (len(replaced.names) if replaced else 0)
+        while len(self._files) > 1 and (len(self._files) > _FILES or self._names > _NAMES):
+            _inode, dropped = self._files.popitem(last=False)
+            self._names -= len(dropped.names)
+
+
+def _whole_lines(raw: bytes) -> bytes:
+    """Without the line that the limit cut: half a name would be another one."""
+    return raw if len(raw) < _MAX_BYTES else raw[: raw.rfind(b"\n") + 1]
 
 
 def parse_hosts(raw: bytes) -> dict[str, bytes]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import resource
 import stat
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -67,6 +68,10 @@ class Libraries:
         self._prober = prober
         self._proc = proc_root
         self._functions = functions
+        # half of what we may open stays for all else: /proc is read all the time
+        files, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        per_library = 2 * max(1, len(functions))
+        self._most = LIBRARIES if files < 0 else max(1, min(LIBRARIES, files // 2 // per_library))
         self._libraries: dict[Inode, _Library] = {}
         self._by_mapping: dict[bytes, Inode] = {}
         self._seen: dict[int, _Seen] = {}
@@ -153,8 +158,8 @@ class Libraries:
         if inode in self._libraries:
             self._libraries[inode].users.add(pid)
             return inode
-        if len(self._libraries) >= LIBRARIES:
-            self._refuse(path, f"{LIBRARIES} libraries are probed already")
+        if len(self._libraries) >= self._most:
+            self._refuse(path, f"{self._most} libraries are probed already")
             return inode
         library = _Library(path, users={pid}, deleted=deleted)
         try:

@@ -13,8 +13,10 @@ from kernob.kernel.btf import Btf
 FIELDS: dict[str, tuple[str, ...]] = {
     "OFF_SOCK_FAMILY": ("sock.__sk_common.skc_family",),
     "OFF_SOCK_PROTOCOL": ("sock.sk_protocol",),
+    "OFF_SOCK_TYPE": ("sock.sk_type",),
     "OFF_SOCK_DPORT": ("sock.__sk_common.skc_dport",),
     "OFF_SOCK_NUM": ("sock.__sk_common.skc_num",),
+    "OFF_INET_SPORT": ("inet_sock.inet_sport",),
     "OFF_SOCK_DADDR": ("sock.__sk_common.skc_daddr",),
     "OFF_SOCK_RCV_SADDR": ("sock.__sk_common.skc_rcv_saddr",),
     "OFF_SOCK_V6_DADDR": ("sock.__sk_common.skc_v6_daddr",),
@@ -64,6 +66,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "OFF_TASK_MM": ("task_struct.mm",),
     "OFF_TASK_CGROUPS": ("task_struct.cgroups",),
     "OFF_SIGNAL_LIVE": ("signal_struct.live",),
+    "OFF_SIGNAL_NR_THREADS": ("signal_struct.nr_threads",),
     "OFF_SIGNAL_FLAGS": ("signal_struct.flags",),
     "OFF_SIGNAL_GROUP_EXIT_CODE": ("signal_struct.group_exit_code",),
     "OFF_SIGNAL_OOM_MM": ("signal_struct.oom_mm",),

@@ -10,6 +10,7 @@ there twice running is gone.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 import sys
@@ -142,22 +143,16 @@ def read_end(field: bytes) -> tuple[bytes, int]:
 def listening_ports_of(root: Path, pid: int) -> frozenset[int]:
     """TCP ports that a process listens on; none for one that has ended or may not be seen."""
     folder = Path(root) / str(pid)
-    inodes = set()
-    try:
-        for entry in (folder / "fd").iterdir():
-            target = str(entry.readlink())
-            if target.startswith("socket:["):
-                inodes.add(target[8:-1])
-    except OSError:
-        return frozenset()
+    targets = (target for _number, target in links(os.fspath(folder / "fd")))
+    inodes = {target[8:-1] for target in targets if target.startswith("socket:[")}
     ports = set()
     for table in ("tcp", "tcp6"):
-        try:
-            lines = (folder / "net" / table).read_text(encoding="ascii").splitlines()[1:]
-        except OSError:
-            continue
-        for line in lines:
-            fields = line.split()
-            if len(fields) > 9 and fields[3] == "0A" and fields[9] in inodes:
-                ports.add(int(fields[1].rpartition(":")[2], 16))
+        with contextlib.suppress(OSError), (folder / "net" / table).open(encoding="ascii") as lines:
+            next(lines, None)
+            for line in lines:
+                fields = line.split(None, 10)
+                if len(fields) < 10 or fields[3] != "0A":  # the kernel lists listeners first
+                    break
+                if fields[9] in inodes:
+                    ports.add(int(fields[1].rpartition(":")[2], 16))
     return frozenset(ports)

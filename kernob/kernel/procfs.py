@@ -41,6 +41,7 @@ ARGS_BYTES_MAX = 65536
 _NAME_CHARACTERS = 64
 _PATH_CHARACTERS = 256
 _FILE_BYTES_MAX = 1 << 20  # a router's table can have a million routes; the default one comes first
+_STAT_BYTES_MAX = 4096
 _LISTEN = b"0A"  # TCP_LISTEN, include/net/tcp_states.h
 _RTF_REJECT, _RTF_LOCAL = 0x0200, 0x80000000  # include/uapi/linux/route.h, ipv6_route.h
 _V1_PREFERENCE = (b"name=systemd", b"pids", b"memory", b"cpu")
@@ -147,6 +148,18 @@ class ProcFs:
             )
         finally:
             os.close(directory)
+
+    def start_ticks(self, pid: int) -> int | None:
+        """When a process started (`ProcessKey.start_ticks`), None where there is none any more.
+
+        Raises OSError where that cannot be told, for want of a descriptor for example.
+        """
+        try:
+            with open(f"{self._root}/{pid}/stat", "rb") as file:  # noqa: PTH123 - one of very many
+                ticks = _start_ticks(file.read(_STAT_BYTES_MAX))
+        except (FileNotFoundError, ProcessLookupError):
+            return None
+        return None if ticks is None else ticks % 2**32
 
     def listening_ports(self) -> set[tuple[int, int]]:
         """(network namespace inode, port) of every TCP listener, in all namespaces some process is in."""

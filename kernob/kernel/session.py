@@ -49,6 +49,7 @@ _STATS_RUN_TIME = 0
 _IDLE_SUFFIX = "_idle"
 _CLOCK_MONOTONIC_COARSE = 6  # its resolution is one tick of the kernel's timer
 _M_ARENA_MAX = -8  # malloc.h
+_FILES_MOST = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +109,7 @@ class Session:
     def _open(self) -> None:
         check_permission()
         tracefs.remove_leftovers()
+        lift_file_limit()
         btf, macros = self._types()
         macros = {**macros, "JIFFY_NS": round(time.clock_getres(_CLOCK_MONOTONIC_COARSE) * 1e9)}
         if not ringbuf.missing():  # BCC creates the maps while it compiles, and fails with them
@@ -326,6 +328,20 @@ def _lift_memory_lock_limit() -> None:
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     except (OSError, ValueError) as error:
         log.debug("RLIMIT_MEMLOCK stays as it is: %s", error)
+
+
+def lift_file_limit() -> int:
+    """Lets this process have as many descriptors open as it may; returns how many.
+
+    Services start with 1,024, for the sake of select(2), which nothing here uses. Each C library that is
+    probed takes ten.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES_MOST if hard == resource.RLIM_INFINITY else min(hard, _FILES_MOST)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        return wanted
+    return _FILES_MOST if soft == resource.RLIM_INFINITY else soft
 
 
 def spare_memory() -> None:

@@ -37,6 +37,13 @@ class MapNode:
     title: str
     node_class: PeerClass | None
 
+    @property
+    def fold(self) -> str:
+        """The network or the pattern of hostnames that it stands for, "" where it is a single one."""
+        if self.kind is NodeKind.ADDRESS:  # of the loopback's nodes the title is more than what is in the id
+            return self.title if "/" in self.title and self.id == f"ip/{self.title}" else ""
+        return self.title if self.kind is NodeKind.NAME and {"*", "?"} & set(self.title) else ""
+
 
 @dataclass(frozen=True, slots=True)
 class Link:
@@ -58,6 +65,11 @@ class Link:
     def key(self) -> EdgeKey:
         """What makes the edge the one it is."""
         return self.source.id, self.target.id, self.port
+
+    @property
+    def server(self) -> str:
+        """What an operator calls the destination: a network, a hostname, an address."""
+        return self.target.fold or self.host or self.address
 
 
 def as_dict(row: NodeRow | EdgeRow | DestinationRow) -> dict[str, Any]:
@@ -117,7 +129,7 @@ class DestinationState(enum.Enum):
 class DestinationRow:
     """A destination that a service was seen to talk to.
 
-    `target` is the map's node, `address` its hostname or address.
+    `target` is the map's node, `address` its hostname, address or network.
     """
 
     service: str

@@ -198,6 +198,7 @@ class Loss(enum.IntEnum):
     IMAGES_FULL = 12
     TURNS_FULL = 13
     ENDS_UNTOLD = 14
+    CALLS_FULL = 15
 
 
 @dataclass(frozen=True, slots=True)

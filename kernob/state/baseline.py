@@ -9,7 +9,8 @@ addresses change stays the same one. In the first hours of a service everything 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+import logging
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from kernob.model import (
@@ -26,6 +27,8 @@ from kernob.model import (
 )
 from kernob.state.map_series import Gauges
 from kernob.state.series import SeriesStore
+
+_log = logging.getLogger(__name__)
 
 DESTINATION_NEW: Final = "kernob.destination.new"
 FIRST_SEEN = MetricSpec(
@@ -58,7 +61,7 @@ class _Crowd:
 class Baseline:
     """See the module. `per_minute` bounds a service's single events, `most` its destinations."""
 
-    def __init__(self, store: SeriesStore, learning_s: float, per_minute: int, most: int = 10_000) -> None:
+    def __init__(self, store: SeriesStore, learning_s: float, per_minute: int, most: int = 20_000) -> None:
         self._learning_ns = int(learning_s * 1e9)
         self._per_minute = per_minute
         self._most = most
@@ -70,7 +73,9 @@ class Baseline:
         self._gone: set[Key] = set()
         self._told: set[Key] = set()
         self._sources: dict[Key, NameSource] = {}  # since our start, and only of what is told
+        self._is_full = False
         self.suppressed = 0
+        self.folded = 0  # destinations that there was no room for
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -97,17 +102,56 @@ class Baseline:
         if key not in self._rows or key in self._told:
             named = link.target.kind is NodeKind.NAME
             self._sources.setdefault(key, source if named else NameSource.IP)
-        if key in self._rows or len(self._rows) >= self._most:
+        if key in self._rows:
+            return []
+        if len(self._rows) >= self._most:
+            self.folded += 1
             return []
         learning = now_ns - service_since_ns < self._learning_ns
         state = DestinationState.LEARNED if learning else DestinationState.NEW
-        address = link.target.title if link.target.kind is NodeKind.NAME else link.address
-        row = DestinationRow(service, link.target.id, link.port, address, state, now_ns)
+        row = DestinationRow(*key, self._shown(link), state, now_ns)
         self._rows[key] = row
         self._changed.add(key)
         self._told.add(key)
         self._gone.discard(key)
         return [self._event(row, link, learning)] if self._admit(service, learning, now_ns) else []
+
+    def move(self, was: Link, link: Link) -> None:
+        """Takes note that a destination was another one all the time: nobody ever talked to the former."""
+        key, new = ((each.source.title, each.target.id, each.port) for each in (was, link))
+        row = self._rows.get(key)
+        if row is None or key == new:
+            return
+        self.forget([key])
+        known = self._rows.get(new)
+        if link.target.kind is NodeKind.OTHERS:  # no destination: see `see`'s caller
+            return
+        if known is None or row.first_unix_ns < known.first_unix_ns:
+            moved = DestinationRow(*new, self._shown(link), row.state, row.first_unix_ns)
+            self._rows[new] = dataclasses.replace(moved, state=known.state) if known else moved
+            self._changed.add(new)
+            self._told.add(new)
+            self._gone.discard(new)
+
+    def trim(self, is_on_map: Callable[[Key], bool]) -> None:
+        """Makes room where little is left: the oldest that nobody accepted and that left the map go."""
+        if len(self._rows) <= 0.9 * self._most:
+            self._is_full = False
+            return
+        idle = [
+            key
+            for key, row in self._rows.items()
+            if row.state is not DestinationState.ACCEPTED and not is_on_map(key)
+        ]
+        idle.sort(key=lambda key: self._rows[key].first_unix_ns)
+        self.forget(idle[: len(self._rows) - int(0.8 * self._most)])
+        if len(self._rows) >= self._most and not self._is_full:
+            self._is_full = True
+            _log.warning(
+                "%d destinations are known, as many as there is room for: new ones are not told until some "
+                "are forgotten (kernob destinations forget)",
+                len(self._rows),
+            )
 
     def summaries(self, now_ns: int) -> list[Event]:
         """One event for each service that had some beyond the cap."""
@@ -150,7 +194,7 @@ class Baseline:
             wanted.setdefault(attributes, row.first_unix_ns / 1e9)
         self._gauges.show_values(wanted, now_unix_ns)
         minute = now_unix_ns // _MINUTE_NS
-        self._minutes = {s: seen for s, seen in self._minutes.items() if seen[0] >= minute}
+        self._minutes = {s: seen for s, seen in self._minutes.items() if seen[0] == minute}
 
     def rows(self) -> list[DestinationRow]:
         """Everything that is known, the newest last."""
@@ -188,10 +232,15 @@ class Baseline:
         """Has everything count as changed."""
         self._changed = set(self._rows)
 
+    def stage(self, changed: Iterable[Key], gone: Iterable[Key]) -> None:
+        """Has these count as changed, and those as gone."""
+        self._changed.update(changed)
+        self._gone.update(gone)
+
     def _admit(self, service: str, learning: bool, now_ns: int) -> bool:
         minute = now_ns // _MINUTE_NS
         at, count = self._minutes.get(service, (minute, 0))
-        at, count = (minute, 0) if minute > at else (at, count)
+        at, count = (minute, 0) if minute != at else (at, count)
         self._minutes[service] = (at, count + 1)
         if count < self._per_minute:
             return True
@@ -201,11 +250,18 @@ class Baseline:
         return False
 
     @staticmethod
+    def _shown(link: Link) -> str:
+        single = link.target.title if link.target.kind is NodeKind.NAME else link.address
+        return link.target.fold or single
+
+    @staticmethod
     def _event(row: DestinationRow, link: Link, learning: bool) -> Event:
         what = row.address or row.target
         where = f"{what} port {row.port}" if row.port else what
         if link.target.kind.value == "service":
             where += f" ({link.target.title})"
+        elif link.target.fold:
+            where += f" ({link.host or link.address})"
         body = f"{row.service} talks to {where} for the first time"
         if learning:
             body += ", while this service's destinations are being learned"

@@ -69,6 +69,8 @@ class Block:
         self._used = 0
         self._forgotten = 0
         self._free: list[int] = []
+        # gauges that ended and whose end the backend has yet to acknowledge, by their attributes' numbers
+        self._leaving: dict[bytes, int] = {}
         self._untouched = 0
         self._resting: deque[tuple[int, Slots]] = deque()
         self._per_slot = ["_flags", "_bits", "_starts", "_sent", "_zero_known", "_value_known"]
@@ -89,7 +91,9 @@ class Block:
     def admit(self, attributes: Attributes, start_unix_ns: int) -> int:
         """Add a series that counts from `start_unix_ns`, value 0; returns its slot.
 
-        Raises ValueError for an attribute that the metric's spec does not list.
+        A gauge that comes back before the backend has heard of its end goes on: while no endpoint answers
+        one that comes and goes is one series. Raises ValueError for an attribute that the metric's spec
+        does not list.
         """
         row = [0] * len(self._columns)
         length = 0
@@ -99,6 +103,11 @@ class Block:
                 raise ValueError(f"{self.spec.name}: attribute {key} is not in its specification")
             row[column], size = self._table.intern(key, value)
             length += size
+        leaving = self._leaving.pop(np.array(row, np.uint32).tobytes(), None) if self._leaving else None
+        if leaving is not None:
+            self._bits[leaving] = 0
+            self._flags[leaving] = LIVE | NEW | DIRTY
+            return leaving
         slot = self._vacant()
         self._ids[slot] = row
         self._attribute_bytes[slot] = length
@@ -124,8 +133,16 @@ class Block:
         """
         slots = np.asarray(slots)
         slots = slots[(self._flags[slots] & (LIVE | ENDED)) == LIVE]
-        self._flags[slots] |= ENDED if self.spec.kind in _SUMS else ENDED | DIRTY
+        if self.spec.kind in _SUMS:
+            self._flags[slots] |= ENDED
+        else:
+            self._flags[slots] |= ENDED | DIRTY
+            self._leaving.update((self._ids[slot].tobytes(), slot) for slot in slots.tolist())
         self._forget(slots[(self._flags[slots] & (DIRTY | _UNSURE | _SETTLED)) == _SETTLED])
+
+    def is_settled(self, slot: int) -> bool:
+        """Whether the backend has all of a series that there is to tell: `end` then forgets it at once."""
+        return bool((self._flags[slot] & (DIRTY | _UNSURE | _SETTLED)) == _SETTLED)
 
     def _due(self, now_unix_ns: int, resend_ns: int, everything: bool) -> NDArray[np.int32]:
         """Return the slots that a batch made now has to speak of."""
@@ -170,6 +187,9 @@ class Block:
     def _forget(self, slots: Slots) -> None:
         """Drop series. Their slots rest until no batch that may name them can still be under way."""
         if len(slots):
+            for slot in slots.tolist() if self._leaving else ():
+                if self._leaving.get(key := self._ids[slot].tobytes()) == slot:
+                    del self._leaving[key]
             self._flags[slots] = 0
             self._used -= len(slots)
             self._forgotten += len(slots)
@@ -192,6 +212,7 @@ class Block:
         ids[live] = np.searchsorted(used, self._ids[live])
         self._table = AttributeTable(self._table.message, self._table.entries[used])
         self._ids = ids
+        self._leaving = {ids[slot].tobytes(): slot for slot in self._leaving.values()}
 
     def _vacant(self) -> int:
         """Return a slot that no series has: one used before, else the next that never was."""

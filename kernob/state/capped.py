@@ -1,13 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Series with a cap: beyond it everything of a service counts into its `~other`.
 
-In: attributes, growth, ends of processes. Out: series in a block. Called by `state.traffic` and
-`state.connections`. Folding happens at admission only, never to a series that was sent.
+In: attributes, growth, ends of processes. Out: series in a block. Called by `state.traffic`,
+`state.connections` and others that count. Folding happens at admission only, never to a series that was sent.
+
+Services and destinations come and go as processes do, a container each minute on some hosts: a series that
+nobody counts into any more rests for a while and then ends, `~other` included. Else every cap would be
+reached in time, and stay so.
 """
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
+from collections.abc import Iterable
+from typing import Final, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +22,9 @@ from kernob.state.blocks import Block, SeriesBlock, Slots
 from kernob.state.histograms import HistogramBlock
 
 AnyBlock = TypeVar("AnyBlock", bound=Block)
+
+REST_S: Final = 900.0
+"""How long a series outlives the last that counted into it: a job that comes every 15 min goes on with it."""
 
 
 class Capped(Generic[AnyBlock]):
@@ -31,6 +39,7 @@ class Capped(Generic[AnyBlock]):
         self._users: dict[int, tuple[ProcessKey, ...]] = {}
         self._others: set[int] = set()
         self._holders: dict[int, int] = {}
+        self._resting: dict[int, float] = {}
 
     def slot(self, attributes: Attributes, other: Attributes, start_unix_ns: int) -> int:
         """The series of these attributes; beyond the cap, that of `other`."""
@@ -75,22 +84,64 @@ class Capped(Generic[AnyBlock]):
             if rest:
                 self._users[slot] = rest
                 continue
-            del self._users[slot], self._slots[self._names.pop(slot)]
+            del self._users[slot]
             ending.append(slot)
-        self.block.end(np.array(ending, np.int64))
+        self._drop(ending)
 
     def hold(self, slot: int) -> None:
-        """Notes that something goes on counting into a series, until `release`."""
+        """Notes that something goes on counting into a series, until `release` or `rest`."""
         self._holders[slot] = self._holders.get(slot, 0) + 1
+        self._resting.pop(slot, None)
+
+    def is_held(self, slot: int) -> bool:
+        """Whether something goes on counting into it."""
+        return slot in self._holders
 
     def release(self, slot: int) -> None:
-        """Ends a series that nothing holds any more, unless it is `~other`."""
-        self._holders[slot] -= 1
-        if not self._holders[slot]:
-            del self._holders[slot]
-            if slot not in self._others:
+        """Ends a series, for gauges: at once, where nothing else holds it."""
+        if self._let_go(slot):
+            self._drop([slot])
+
+    def rest(self, slots: Iterable[int], now_s: float) -> None:
+        """Lets go of series, each as often as it was held (or never): `sweep` ends them in time.
+
+        `now_s` is monotonic.
+        """
+        for slot in slots:
+            if self._let_go(slot):
+                self._resting.pop(slot, None)  # the longest at rest come first
+                self._resting[slot] = now_s
+
+    def sweep(self, now_s: float) -> None:
+        """Ends what has rested for long, once the backend has its last value.
+
+        Before that it stays, lest two series of one name are told at once should it come back.
+        """
+        over = []
+        for slot, since_s in self._resting.items():
+            if now_s - since_s < REST_S:
+                break
+            if self.block.is_settled(slot):
+                over.append(slot)
+        for slot in over:
+            del self._resting[slot]
+        self._drop(over)
+
+    def _let_go(self, slot: int) -> bool:
+        """Whether nothing holds it any more."""
+        left = self._holders.get(slot, 0) - 1
+        if left > 0:
+            self._holders[slot] = left
+            return False
+        self._holders.pop(slot, None)
+        return True
+
+    def _drop(self, slots: list[int]) -> None:
+        if slots:
+            for slot in slots:
                 del self._slots[self._names.pop(slot)]
-                self.block.end(np.array([slot], np.int64))
+                self._others.discard(slot)
+            self.block.end(np.array(slots, np.int64))
 
 
 class CappedCounters(Capped[SeriesBlock]):

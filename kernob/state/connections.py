@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import enum
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -110,8 +110,7 @@ class ConnectionState:
     @property
     def folded(self) -> int:
         """How often a series was folded into `~other` for a cap (cumulative)."""
-        counters = [metric for metrics in self._by_fate.values() for metric in metrics]
-        folded = sum(metric.folded for metric in counters) + self._active.folded
+        folded = sum(metric.folded for metric in self._counters()) + self._active.folded
         return folded + sum(metric.folded for metric in self._durations)
 
     def update(
@@ -129,6 +128,13 @@ class ConnectionState:
         self._count(*fates, since_unix_ns)
         self._measure(*durations, since_unix_ns)
         self._see_active(live, since_unix_ns)
+        for metric in self._counters():
+            metric.sweep(self._known.flows.now_s)
+        for measured in self._durations:
+            measured.sweep(self._known.flows.now_s)
+
+    def _counters(self) -> Iterator[CappedCounters]:
+        return (metric for metrics in self._by_fate.values() for metric in metrics)
 
     def make_room(self, flows: int) -> None:
         """Is ready for indices below `flows` (called by `Known`)."""
@@ -197,6 +203,8 @@ class ConnectionState:
             if metric.is_own(slot):
                 metric.use(slot, process.key)
                 process.series.add((metric, slot))
+            else:
+                metric.hold(slot)
             admitted.append(slot)
         return admitted
 
@@ -222,6 +230,7 @@ class ConnectionState:
             service = identity(process.key.pid, process.executable, process.service)[1]
             names = _flow_names(service, there, metric.block.spec)
             by_kind[kind] = metric.slot(*names, start_unix_ns)
+            metric.hold(by_kind[kind])
         return by_kind[kind]
 
     def _see_active(self, live: NDArray[Any], start_unix_ns: int) -> None:
@@ -263,13 +272,18 @@ class ConnectionState:
 
     def forget(self, flows: Indices) -> None:
         """Drops what is kept for each of these flows (called by `Known`)."""
+        now_s = self._known.flows.now_s
         for flow in flows.tolist():
-            self._fate_slots.pop(flow, None)
-            self._duration_slots.pop(flow, None)
-            slot = self._active_slots.pop(flow, None)
-            if slot is not None:
-                self._active.add(np.array([slot]), -self._counted[[flow]])
-                self._active.release(slot)
+            for code, slots in self._fate_slots.pop(flow, {}).items():
+                for metric, slot in zip(self._by_fate.get(code & 0xFF, ()), slots, strict=True):
+                    if metric.is_held(slot):
+                        metric.rest((slot,), now_s)
+            for kind, slot in self._duration_slots.pop(flow, {}).items():
+                self._durations[kind].rest((slot,), now_s)
+            active = self._active_slots.pop(flow, None)
+            if active is not None:
+                self._active.add(np.array([active]), -self._counted[[flow]])
+                self._active.release(active)
         for array in (self._counted, self._facts, self._marks, self._window):
             array[flows] = 0
 

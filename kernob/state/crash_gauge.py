@@ -37,10 +37,11 @@ class CrashGauge:
         for program, restarts in loops:
             now[program.executable, program.service] += max(1, restarts)
         for key in now:
-            self._last_ns[key] = now_unix_ns
             if key not in self._slots and len(self._slots) < MOST:
                 names = (("process.executable.name", key[0]), ("kernob.service", key[1]))
                 self._slots[key] = self._block.admit(names, now_unix_ns)
+            if key in self._slots:
+                self._last_ns[key] = now_unix_ns
         for key, slot in list(self._slots.items()):
             if now_unix_ns - self._last_ns[key] > _KEPT_NS:
                 del self._slots[key], self._last_ns[key], self._values[key]

@@ -31,6 +31,8 @@ SILENT_AFTER_QUANTILES = 10
 FAREWELL_BYTES, PUSH_NS, HEARD = 32, 1_000_000_000, 16
 """bpf/exchange.h (is_farewell, only_sends) and enum sock_flag of bpf/types.h."""
 _ROOM = 1024
+_NONE, _UNKNOWN, _BEYOND = -1, -2, -3
+"""No row: is no dependency; was not looked at yet; found no room, and is looked at again."""
 
 
 class Dependencies:
@@ -51,7 +53,8 @@ class Dependencies:
         self.folded = 0
         self._cap = cap
         self._known = known
-        self._row_of = np.full(_ROOM, -2, np.int64)  # by flow; -1: is no dependency, or beyond the cap
+        self._row_of = np.full(_ROOM, _UNKNOWN, np.int64)  # by flow
+        self._look_again_s = 0.0  # not before then is there room where there was none
         self._rows: dict[Dependency, int] = {}
         self._names: list[Dependency | None] = []
         self.sources: list[str] = []
@@ -110,23 +113,27 @@ class Dependencies:
         """Is ready for flows below `flows`."""
         extra = flows - len(self._row_of)
         if extra > 0:
-            self._row_of = np.concatenate([self._row_of, np.full(extra, -2, np.int64)])
+            self._row_of = np.concatenate([self._row_of, np.full(extra, _UNKNOWN, np.int64)])
 
     def forget(self, flows: Indices) -> None:
         """These flows may come to mean others. What happened on them stays in the window."""
-        self._row_of[flows] = -2
+        self._row_of[flows] = _UNKNOWN
 
     def of_flows(self, flows: Indices) -> Rows:
         """The row of each flow; -1 where it has none."""
-        for flow in np.unique(flows[self._row_of[flows] == -2]).tolist():
+        beyond = flows[self._row_of[flows] == _BEYOND]
+        if len(beyond) and self._has_room():
+            room = len(self._free) + self._cap - len(self._names)
+            self._row_of[np.unique(beyond)[:room]] = _UNKNOWN
+        for flow in np.unique(flows[self._row_of[flows] == _UNKNOWN]).tolist():
             self._row_of[flow] = self._admit_flow(flow)
-        found: Rows = self._row_of[flows]
+        found: Rows = np.maximum(self._row_of[flows], _NONE)
         return found
 
     def _admit_flow(self, flow: int) -> int:
         there = self._known.destination(flow)
         if there.role is not Role.CLIENT or there.transport is not Transport.TCP:
-            return -1
+            return _NONE
         where = dict(there.where)
         name = Dependency(
             self._known.owner(flow).service, str(where["server.address"]), int(where["server.port"])
@@ -137,26 +144,24 @@ class Dependencies:
                 self.sources[row] = there.name_source.value
                 self._labels = None
             self.is_long_poll[row] |= self._by_design(there)
-        return row
+        return row if row >= 0 else _BEYOND
 
     def admit(self, name: Dependency) -> int:
         """The row of a dependency, new or known; -1 beyond the cap."""
         row = self._rows.get(name)
         if row is not None:
             return row
-        if not self._free and len(self._names) >= self._cap:
-            self._make_way()
+        if not self._has_room():
+            self.folded += 1
+            return _NONE
         if self._free:
             row = self._free.pop()
             self._names[row] = name
-        elif len(self._names) < self._cap:
+        else:
             row = len(self._names)
             self._names.append(name)
             self.sources.append("")
             self._grow(row + 1)
-        else:
-            self.folded += 1
-            return -1
         self._renamed()
         self._rows[name] = row
         self.host_of[row] = self._hosts.setdefault(name.address, len(self._hosts))
@@ -177,6 +182,17 @@ class Dependencies:
                 grown[: len(array)] = array
                 setattr(self, name, grown)
 
+    def _has_room(self) -> bool:
+        """Whether there is a row for another dependency, if need be that of one that is silent for long."""
+        if self._free or len(self._names) < self._cap:
+            return True
+        if self.windows.now_s < self._look_again_s:
+            return False
+        self._make_way()
+        if not self._free:
+            self._look_again_s = self.windows.now_s + self.rules.bucket_s
+        return bool(self._free)
+
     def _make_way(self) -> None:
         """Empties the tenth that was not heard of for longest, if for longer than a window."""
         count = len(self._names)
@@ -189,7 +205,7 @@ class Dependencies:
         if not len(rows):
             return
         gone = set(rows.tolist())
-        self._row_of[np.isin(self._row_of, rows)] = -2
+        self._row_of[np.isin(self._row_of, rows)] = _UNKNOWN
         for row in gone:
             name = self._names[row]
             if name is not None:

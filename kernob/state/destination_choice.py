@@ -11,6 +11,7 @@ import fnmatch
 from collections.abc import Iterable, Mapping
 
 from kernob.model import DestinationRow
+from kernob.state.text import wild
 
 
 def choose(rows: Iterable[DestinationRow], words: Mapping[str, str]) -> list[DestinationRow]:
@@ -18,7 +19,7 @@ def choose(rows: Iterable[DestinationRow], words: Mapping[str, str]) -> list[Des
 
     Raises ValueError, one line, for a port that is none.
     """
-    service, where = words.get("service", "*"), words.get("destination", "*")
+    service, where = (wild(words.get(name, "*")) for name in ("service", "destination"))
     state, port = words.get("state", "*"), words.get("port", "")
     if port and not (port.isascii() and port.isdigit() and int(port) <= 65535):
         raise ValueError(f"port is {port[:20]!r}: must be 0 to 65535")

@@ -15,6 +15,8 @@ from kernob.state.sentences import summary
 _SECOND_NS = 10**9
 _WORST = (Severity.INFO, Severity.WARN, Severity.ERROR)
 _KEPT_S = 60
+_LATE_SPANS = 10
+"""Events come out of order by less than that; further back the clock was set, and a span of then is none."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -42,7 +44,7 @@ class EventRates:
         """Whether an event is told by itself; if not, the next summary tells it."""
         span = time_unix_ns // self._span_ns
         at, count = self._rates.get(service, (span, 0))
-        if span > at:
+        if span > at or span < at - _LATE_SPANS:
             at, count = span, 0
         self._rates[service] = (at, count + 1)
         if count < self._most:

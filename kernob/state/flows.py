@@ -62,6 +62,11 @@ class FlowTable:
     def __len__(self) -> int:
         return len(self._index)
 
+    @property
+    def now_s(self) -> float:
+        """When the latest tick was (monotonic)."""
+        return self._now_s
+
     def key(self, flow: int) -> bytes:
         """The 52 bytes of struct flow_key."""
         return self._keys[flow]

@@ -18,6 +18,7 @@ from typing import Final
 from kernob.errors import StoreError
 from kernob.model import Event, EventQuery, Severity
 from kernob.state.store import BUSY_MS, COLUMNS, FILE_NAME, Stored, refuse_foreign
+from kernob.state.text import wild
 
 PAGE_EVENTS: Final = 500
 _SEVERITY: Final = COLUMNS.index("severity")
@@ -50,7 +51,9 @@ def opened(directory: Path) -> Iterator[sqlite3.Connection]:
             pass
         refuse_foreign(path)
     except FileNotFoundError as error:
-        raise StoreError(f"there is no {path}: no agent has stored events there yet") from error
+        raise StoreError(
+            f"there is no {path}: no agent runs, and none has stored anything there yet"
+        ) from error
     except OSError as error:
         hint = "; run as root" if isinstance(error, PermissionError) else ""
         raise StoreError(f"cannot read {path}: {error.strerror}{hint}") from error
@@ -130,7 +133,7 @@ def _select(connection: sqlite3.Connection, query: EventQuery, limit: int, versi
     arguments: list[int | str] = [query.since_unix_ns]
     if query.service:
         where += " AND service GLOB ?"
-        arguments.append(query.service)
+        arguments.append(wild(query.service))
     if query.kinds:
         where += f" AND kind IN ({', '.join('?' * len(query.kinds))})"
         arguments += query.kinds

@@ -18,6 +18,7 @@ from kernob.errors import StoreError
 from kernob.model import Event, EventQuery
 from kernob.state.history import read
 from kernob.state.store import Store, Stored
+from kernob.state.text import wild
 
 RECENT: Final = 1_000
 """Events kept in memory, about 1 MB; a follower that is further behind than these has lost touch."""
@@ -119,5 +120,5 @@ def matches(event: Event, query: EventQuery) -> bool:
     return (
         event.time_unix_ns >= query.since_unix_ns
         and (not query.kinds or event.kind in query.kinds)
-        and (not query.service or fnmatch.fnmatchcase(event.service, query.service))
+        and (not query.service or fnmatch.fnmatchcase(event.service, wild(query.service)))
     )

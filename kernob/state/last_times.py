@@ -44,7 +44,9 @@ class LastTimes:
         attributes: Attributes = (("kernob.service", service), *there, ("kernob.event.kind", kind))
         if attributes not in self._times and len(self._times) - self._others >= _LAST_TIMES:
             self.folded += 1
-            attributes = (("kernob.service", service), ("server.address", OTHER), ("kernob.event.kind", kind))
+            # of ever new services there would be ever new ones of these, too
+            of = service if self._others < _LAST_TIMES else OTHER
+            attributes = (("kernob.service", of), ("server.address", OTHER), ("kernob.event.kind", kind))
             self._others += attributes not in self._times
         if time_unix_ns > self._times.get(attributes, 0):
             self._times[attributes] = time_unix_ns

@@ -8,7 +8,7 @@ Out: series of kernob.process.starts, .exits and .oom_kills, and totals for a sc
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -103,15 +103,15 @@ class LifecycleState:
     ) -> None:
         self._programs = programs
         self._starts, self._exits, self._ooms = (CappedCounters(store.block(s), cap) for s in specs)
-        self._counts: dict[Program, Counter[tuple[int, int]]] = {}
+        self._counts: OrderedDict[Program, Counter[tuple[int, int]]] = OrderedDict()
 
     @property
     def folded(self) -> int:
         """How often a series was folded into `~other` for the cap (cumulative)."""
         return self._starts.folded + self._exits.folded + self._ooms.folded
 
-    def update(self, turns: NDArray[Any], counts: NDArray[Any], since_unix_ns: int) -> None:
-        """Adds a tick's turns; new series start at `since_unix_ns`."""
+    def update(self, turns: NDArray[Any], counts: NDArray[Any], since_unix_ns: int, now_s: float) -> None:
+        """Adds a tick's turns; new series start at `since_unix_ns`. `now_s` is monotonic."""
         growth: dict[CappedCounters, dict[int, int]] = {}
 
         def add(metric: CappedCounters, what: Attributes, program: Program, count: int) -> None:
@@ -121,8 +121,7 @@ class LifecycleState:
 
         for (number, kind, code), count in zip(turns.tolist(), counts.tolist(), strict=True):
             program = self._programs.of(number)
-            if len(self._counts) < _PROGRAMS_MOST or program in self._counts:
-                self._counts.setdefault(program, Counter())[kind, code] += count
+            self._note(program, kind, code, count)
             if kind != EXIT:
                 add(self._starts, (), program, count)
                 continue
@@ -131,15 +130,25 @@ class LifecycleState:
                 add(self._ooms, (), program, count)
         for metric, by_slot in growth.items():
             metric.add(np.array(list(by_slot), np.int64), np.array(list(by_slot.values()), np.int64))
+            metric.rest(by_slot, now_s)
+        for metric in (self._starts, self._exits, self._ooms):
+            metric.sweep(now_s)
 
-    def starts(self, settled: Iterable[int], since_unix_ns: int) -> None:
+    def _note(self, program: Program, kind: int, code: int, count: int) -> None:
+        """For screens; where there are too many programs, the one that did nothing for longest goes."""
+        self._counts.setdefault(program, Counter())[kind, code] += count
+        self._counts.move_to_end(program)
+        if len(self._counts) > _PROGRAMS_MOST:
+            self._counts.popitem(last=False)
+
+    def starts(self, settled: Iterable[int], since_unix_ns: int, now_s: float) -> None:
         """Counts processes as started that have lived a second without exec, by their programs' numbers."""
         numbers = Counter(settled)
         if numbers:
             turns = np.array(
                 [(n, FORK, 0) for n in numbers], [("image", "u8"), ("kind", "u4"), ("code", "u4")]
             )
-            self.update(turns, np.array(list(numbers.values())), since_unix_ns)
+            self.update(turns, np.array(list(numbers.values())), since_unix_ns, now_s)
 
     def programs(self) -> list[ProgramTurns]:
         """What each program did, busiest first."""

@@ -29,7 +29,8 @@ EDGE = MetricSpec(
     "kernob.map.edge",
     "{edge}",
     MetricKind.GAUGE,
-    "An edge of the service map, from who connects to who answers; 1 while it was seen in the last minutes.",
+    "An edge of the service map, from who connects to who answers; 1 while it was seen in the last minutes, "
+    "0 for two minutes where it turned out to be another one.",
     ("id", "source", "target", "kernob.peer.class", "kernob.service", "server.address", "server.port"),
 )
 EDGE_IO = MetricSpec(
@@ -95,6 +96,8 @@ _BEGUN_MOST: Final = 400
 """Edges whose series begin in one tick: some 0.1 ms each."""
 UNTOLD: Final = "~other"
 """Stands for the addresses of an edge beyond the cap."""
+_WITHDRAWN_NS: Final = 120 * 10**9
+"""So long the backend is told that an edge never was: its rules look twice a minute, and a send may fail."""
 
 Scores = Callable[[int], Mapping[str, float]]
 """Scores of an edge by dimension; nothing where there are too few samples."""
@@ -161,6 +164,7 @@ class MapSeries:
         self._slots = np.zeros((1024, len(_COUNTERS)), np.int64)
         self._bases = np.zeros((1024, 4), np.int64)
         self._peers: dict[int, set[str]] = {}
+        self._withdrawn: dict[str, tuple[int, int]] = {}  # slot, Unix time in ns when it ends
         self._stood: Indices = np.zeros(0, np.int64)
         self._named: dict[int, tuple[str, str, str, int]] = {}  # id, source, target, port
         self._scored: dict[int, Mapping[str, float]] = {}
@@ -189,6 +193,8 @@ class MapSeries:
                 self.begin(state, edge, now_unix_ns)
             self._is_behind = len(fresh) > room
         self._begun = 0
+        for name in [name for name, (_, end_ns) in self._withdrawn.items() if end_ns <= now_unix_ns]:
+            self._edges.end(np.array([self._withdrawn.pop(name)[0]]))
         known = changed[np.fromiter((edge in self._active for edge in changed.tolist()), bool, len(changed))]
         if len(known):
             sums = state.totals[known] - self._bases[known]
@@ -209,13 +215,16 @@ class MapSeries:
         where: Attributes = (("server.port", link.port),) if link.port else ()
         service = (("kernob.service", link.source.title),) if link.source.kind.value == "service" else ()
         if link.address:
-            where = (("server.address", link.host or link.address), *where)
+            where = (("server.address", link.server), *where)
         ends: Attributes = (
             *name,
             ("source", link.source.id),
             ("target", link.target.id),
             ("kernob.peer.class", link.edge_class.value),
         )
+        before = self._withdrawn.pop(name[0][1], None)
+        if before is not None:
+            self._edges.end(np.array([before[0]]))
         slot = self._edges.admit((*ends, *service, *where), since_unix_ns)
         self._edges.set(np.array([slot]), np.array([1]))
         self._active[edge] = slot
@@ -230,13 +239,24 @@ class MapSeries:
         for at, ((block, _), more) in enumerate(zip(self._counters, directions, strict=True)):
             self._slots[edge, at] = block.admit((*name, *more), since_unix_ns)
 
-    def drop(self, edge: int) -> None:
-        """Ends an edge's series."""
+    def withdraw(self, edge: int, now_unix_ns: int) -> None:
+        """Ends an edge's series, and tells the backend that it was another one all the time."""
+        slot = self._active.get(edge)
+        if slot is None:
+            return
+        name = self._named[edge][0]
+        self.drop(edge, is_edge_told=True)
+        self._edges.set(np.array([slot]), np.array([0]))
+        self._withdrawn[name] = slot, now_unix_ns + _WITHDRAWN_NS
+
+    def drop(self, edge: int, *, is_edge_told: bool = False) -> None:
+        """Ends an edge's series; that of the edge itself not where somebody else will."""
         slot = self._active.pop(edge, None)
         if slot is None:
             return
         self._is_changed = True
-        self._edges.end(np.array([slot]))
+        if not is_edge_told:
+            self._edges.end(np.array([slot]))
         for at, (block, _) in enumerate(self._counters):
             block.end(self._slots[edge, [at]])
         self._peers.pop(edge, None)

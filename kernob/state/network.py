@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an operator knows of the network: classes of peers, names of addresses, names of services.
+"""What an operator knows of the network: classes of peers, which are one, names, names of services.
 
 In: rules, as `state.network_text` read them from the network file. Out: answers for one destination or
 process. Pure; the first rule that matches decides, and what no rule matches is as without a file.
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from kernob.model import Name, PeerClass, ProcessInfo
 from kernob.state.peers import peer_class
+from kernob.state.text import wild
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Ports = tuple[int, int]
@@ -39,7 +40,7 @@ class PeerRule:
     def matches(self, address: Network | None, host: str, port: int) -> bool:
         """Whether a destination is meant; `address` as a network of itself, `host` "" where none is known."""
         return (
-            (not self.networks or (address is not None and any(_within(address, n) for n in self.networks)))
+            (not self.networks or (address is not None and any(within(address, n) for n in self.networks)))
             and (not self.hosts or (host != "" and any(fnmatch.fnmatchcase(host, p) for p in self.hosts)))
             and (not self.ports or any(first <= port <= last for first, last in self.ports))
         )
@@ -59,7 +60,7 @@ class PeerRule:
         return tuple(n for n in later.networks if self._holds(n))
 
     def _holds(self, network: Network) -> bool:
-        return any(_within(network, own) for own in self.networks)
+        return any(within(network, own) for own in self.networks)
 
     def _covers(self, pattern: str) -> bool:
         # a pattern's own * is an ordinary character here: *.a.example is covered by *.example
@@ -82,8 +83,8 @@ class ServiceRule:
     def matches(self, info: ProcessInfo, listening: frozenset[int]) -> bool:
         """By the path of its control group, its command line, the ports it listens on."""
         return (
-            (not self.cgroup or fnmatch.fnmatchcase("/" + "/".join(info.cgroup), self.cgroup))
-            and (not self.command or fnmatch.fnmatchcase(" ".join(info.args), self.command))
+            (not self.cgroup or fnmatch.fnmatchcase("/" + "/".join(info.cgroup), wild(self.cgroup)))
+            and (not self.command or fnmatch.fnmatchcase(" ".join(info.args), wild(self.command)))
             and (
                 not self.ports
                 or any(first <= port <= last for port in listening for first, last in self.ports)
@@ -99,6 +100,32 @@ class NetworkFile:
     names: dict[str, Name] = field(default_factory=dict)
     services: tuple[ServiceRule, ...] = ()
     long_polls: tuple[PeerRule, ...] = ()
+    folds: tuple[PeerRule, ...] = ()
+    """Each of one network, or of one pattern of hostnames, and perhaps of ports."""
+
+    def fold_of(self, address: str, host: str, port: int) -> str:
+        """The network or the pattern that a destination is folded to, "" for none.
+
+        Hostnames fold by patterns only, addresses that have none by networks; never the loopback's.
+        """
+        return self._fold_of(address, host, port) if self.folds else ""
+
+    def fold_rule(self, address: str, host: str, port: int) -> PeerRule | None:
+        """The rule by which a destination is folded; its only network or pattern is what it is folded to."""
+        own = as_network(address)
+        if own is not None and own.is_loopback:
+            return None
+        if host:
+            return next((rule for rule in self.folds if rule.hosts and rule.matches(own, host, port)), None)
+        return next((rule for rule in self.folds if rule.networks and rule.matches(own, "", port)), None)
+
+    @functools.cached_property
+    def _fold_of(self) -> functools._lru_cache_wrapper[str]:
+        def decide(address: str, host: str, port: int) -> str:
+            rule = self.fold_rule(address, host, port)
+            return str((*rule.networks, *rule.hosts)[0]) if rule else ""
+
+        return functools.lru_cache(_REMEMBERED)(decide)
 
     def is_long_poll(self, address: str, host: str, port: int) -> bool:
         """Whether a destination keeps its clients waiting by design."""
@@ -149,6 +176,26 @@ class NetworkFile:
             own = as_network(address)
             if own is not None and own.is_loopback:
                 found.append((0, f"names: {address} would be the name of every service of this host"))
+        return found + self._fold_warnings()
+
+    def _fold_warnings(self) -> list[tuple[int, str]]:
+        found = []
+        for i, later in enumerate(self.folds):
+            what = str((*later.networks, *later.hosts)[0])
+            earlier = next((each for each in self.folds[:i] if each.hides(later)), None)
+            if earlier is not None:
+                found.append(
+                    (later.line, f"{what}: nothing is folded to it: line {earlier.line} comes first")
+                )
+            elif any(network.is_loopback for network in later.networks):
+                found.append((later.line, f"{what}: addresses of the loopback are not folded"))
+            for rule in self.classes:
+                parts = [
+                    n for n in rule.networks for whole in later.networks if n != whole and within(n, whole)
+                ]
+                if parts:
+                    said = f"{what}: line {rule.line} has its own class for {', '.join(map(str, parts))}"
+                    found.append((later.line, f"{said}; the node's class is that of who is seen first"))
         return found
 
 
@@ -163,7 +210,8 @@ def as_network(address: str) -> Network | None:
     return ipaddress.ip_network(parsed)
 
 
-def _within(inner: Network, outer: Network) -> bool:
+def within(inner: Network, outer: Network) -> bool:
+    """Whether a network is part of another, or is it."""
     if isinstance(inner, ipaddress.IPv4Network) and isinstance(outer, ipaddress.IPv4Network):
         return inner.subnet_of(outer)
     if isinstance(inner, ipaddress.IPv6Network) and isinstance(outer, ipaddress.IPv6Network):

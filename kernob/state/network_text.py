@@ -6,6 +6,7 @@ Called once at start, and by `kernob network check`. docs/network.md says what m
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import ipaddress
 import re
@@ -26,6 +27,7 @@ _KEYS = {
     "class": ("class", "networks", "hosts", "ports"),
     "service": ("name", "cgroup", "command", "ports"),
     "long_poll": ("networks", "hosts", "ports"),
+    "fold": ("networks", "hosts", "ports"),
 }
 
 
@@ -49,7 +51,7 @@ def load(path: Path) -> NetworkFile:
 def parse(text: str) -> NetworkFile:
     """Reads the text of a file. Raises ConfigError, its message beginning with "LINE:COLUMN: "."""
     document = _Document(text)
-    known = ("class", "names", "service", "long_poll")
+    known = ("class", "names", "service", "long_poll", "fold")
     for key in document.values:
         if key not in known:
             raise document.error(f"unknown table {key!r}: must be one of {', '.join(known)}", key)
@@ -58,6 +60,7 @@ def parse(text: str) -> NetworkFile:
         _names(document),
         tuple(_service_rule(each) for each in document.tables("service")),
         tuple(_where(each, PeerClass.UNKNOWN, "long_poll") for each in document.tables("long_poll")),
+        tuple(fold for each in document.tables("fold") for fold in _folds(each)),
     )
 
 
@@ -144,6 +147,21 @@ def _where(table: _Table, peer_class: PeerClass, key: str) -> PeerRule:
     if not (networks or hosts or ports):
         raise table.error("needs networks, hosts or ports", key)
     return PeerRule(peer_class, networks, hosts, ports, table.line)
+
+
+def _folds(table: _Table) -> Iterator[PeerRule]:
+    """One rule for each network and each pattern: each is a node of its own."""
+    if not (table.each("networks") or table.each("hosts")):
+        raise table.error("needs networks or hosts", "ports" if table.values else "fold")
+    listed = _where(table, PeerClass.UNKNOWN, "fold")
+    for network in listed.networks:
+        if network.num_addresses == 1:
+            raise table.error(f"networks: {str(network)!r} is one address: nothing to fold", "networks")
+        yield dataclasses.replace(listed, networks=(network,), hosts=())
+    for host in listed.hosts:
+        if not set("*?") & set(host):
+            raise table.error(f"hosts: {host!r} is one hostname: nothing to fold; use * or ?", "hosts")
+        yield dataclasses.replace(listed, networks=(), hosts=(host,))
 
 
 def _network(table: _Table, value: object) -> Network:

@@ -23,6 +23,7 @@ _TOUCH_NS = 60 * 10**9
 
 TX, RX, CONNECTIONS, FAILURES = range(4)
 _PORTS_SHOWN = 3
+HOSTS_OF_EDGE = 64
 
 
 class _Node:
@@ -65,6 +66,7 @@ class MapState:
         self._index: dict[EdgeKey, int] = {}
         self._links: dict[int, Link] = {}
         self._free: list[int] = []
+        self._leaving: list[int] = []
         self._nodes: dict[str, _Node] = {}
         self._by_source: dict[str, int] = {}
         self._by_dial: dict[tuple[str, str, int], int] = {}
@@ -72,6 +74,7 @@ class MapState:
         self.first_ns = np.zeros(1024, np.int64)
         self.last_ns = np.zeros(1024, np.int64)
         self._written_ns = np.zeros(1024, np.int64)
+        self._hosts: dict[int, dict[str, None]] = {}  # of edges to what is folded, the latest last
         self._dirty: set[int] = set()
         self._dirty_nodes: set[str] = set()
         self._gone: list[EdgeKey] = []
@@ -81,6 +84,9 @@ class MapState:
 
     def __len__(self) -> int:
         return len(self._index)
+
+    def __contains__(self, key: EdgeKey) -> bool:
+        return key in self._index
 
     def edge(self, link: Link, now_ns: int) -> int:
         """The index of a link's edge, made where it is new and there is room."""
@@ -93,7 +99,21 @@ class MapState:
             found = self._add(link, now_ns)
         elif link.serves and link.serves not in self._nodes[link.target.id].ports:
             self._serve(link)
+        if link.target.fold:
+            hosts = self._hosts.setdefault(found, {})
+            hosts.pop(link.host, None)
+            hosts[link.host] = None
+            while len(hosts) > HOSTS_OF_EDGE:
+                del hosts[next(iter(hosts))]
         return found
+
+    def hosts(self, edge: int) -> tuple[str, ...]:
+        """Hostnames or addresses that an edge leads to: one, or the latest ones of what is folded.
+
+        Of an edge that an earlier life knew, "" stands for those that are not known any more.
+        """
+        link = self._links[edge]
+        return tuple(self._hosts.get(edge, ())) or (link.host or link.address,)
 
     def link(self, edge: int) -> Link:
         """What an edge connects."""
@@ -107,14 +127,18 @@ class MapState:
     def add(self, edges: Indices, grown: NDArray[np.int64], now_ns: int) -> None:
         """Adds to edges (TX, RX, CONNECTIONS, FAILURES a row); an edge may stand there more than once."""
         np.add.at(self.totals, edges, grown)
-        self.last_ns[edges] = now_ns
+        self._see(edges, now_ns)
         self._dirty.update(np.unique(edges).tolist())
 
     def touch(self, edges: Indices, now_ns: int) -> None:
         """Says that connections of these edges are open."""
-        self.last_ns[edges] = now_ns
+        self._see(edges, now_ns)
         stale = edges[now_ns - self._written_ns[edges] >= _TOUCH_NS]
         self._dirty.update(np.unique(stale).tolist())
+
+    def _see(self, edges: Indices, now_ns: int) -> None:
+        # a clock that is wrong for a while (in 1970) does not make out of date what was seen before
+        self.last_ns[edges] = np.maximum(self.last_ns[edges], now_ns)
 
     def active(self, since_ns: int) -> Indices:
         """Edges seen since then."""
@@ -137,6 +161,8 @@ class MapState:
         self._gone.append(link.key)
         self._dirty.discard(edge)
         self._by_source[link.source.id] -= 1
+        if not self._by_source[link.source.id]:
+            del self._by_source[link.source.id]
         if self._by_dial.get((link.source.id, link.address, link.port)) == edge:
             del self._by_dial[link.source.id, link.address, link.port]
         for end in {link.source.id, link.target.id}:
@@ -148,7 +174,14 @@ class MapState:
                 self._dirty_nodes.discard(end)
                 self._gone_nodes.append(end)
         self.totals[edge] = 0
-        self._free.append(edge)
+        self._hosts.pop(edge, None)
+        self._leaving.append(edge)
+
+    def let_go(self) -> list[int]:
+        """Edges that were removed since the last call; from now on their indices may be others'."""
+        gone, self._leaving = self._leaving, []
+        self._free += gone
+        return gone
 
     def expire(self, before_ns: int) -> None:
         """Forgets edges that nothing was seen of since then."""
@@ -172,10 +205,12 @@ class MapState:
         self._dirty, self._dirty_nodes, self._gone, self._gone_nodes = set(), set(), [], []
         return nodes, edges, gone_nodes, gone
 
-    def stage_all(self) -> None:
-        """Has everything count as changed: the store may have lost what it was told."""
+    def stage_all(self, gone_nodes: Iterable[str] = (), gone: Iterable[EdgeKey] = ()) -> None:
+        """Has everything count as changed, and these as gone: what the store has is not this."""
         self._dirty = set(self._index.values())
         self._dirty_nodes = set(self._nodes)
+        self._gone_nodes += gone_nodes
+        self._gone += gone
 
     def rows(self, edges: Iterable[int] | None = None) -> tuple[list[NodeRow], list[EdgeRow]]:
         """These edges, or all, and their nodes."""
@@ -212,11 +247,14 @@ class MapState:
             if ends[0] is None or ends[1] is None:
                 continue
             source, target = (_map_node(end) for end in ends if end is not None)
-            host = target.title if target.kind is NodeKind.NAME else row.address
+            single = target.kind is NodeKind.NAME and not target.fold
+            host = target.title if single else row.address
             link = Link(source, target, row.port, PeerClass(row.edge_class), row.address, 0, host)
             edge = self._add(link, row.first_unix_ns)
             self.totals[edge] = (row.tx_bytes, row.rx_bytes, row.connections, row.failures)
             self.last_ns[edge] = self._written_ns[edge] = row.last_unix_ns
+            if target.fold:
+                self._hosts[edge] = {"": None}
         for name, node in self._nodes.items():
             node.first_ns, node.last_ns = known[name].first_unix_ns, known[name].last_unix_ns
             node.ports.update(known[name].ports)
@@ -236,7 +274,7 @@ class MapState:
         return False
 
     def _add(self, link: Link, now_ns: int) -> int:
-        edge = self._free.pop() if self._free else len(self._links)
+        edge = self._free.pop() if self._free else len(self._links) + len(self._leaving)
         if edge >= len(self.totals):
             for name in ("totals", "first_ns", "last_ns", "_written_ns"):
                 array: NDArray[Any] = getattr(self, name)

@@ -199,6 +199,9 @@ class Store:
                 self._fail(str(error))
         except (OSError, StoreError) as error:
             self._fail((isinstance(error, OSError) and error.strerror) or str(error))
+        except Exception as error:  # a fault of ours must not end storing for good
+            _log.debug("writing %s", self.path, exc_info=True)
+            self._fail(f"{type(error).__name__}: {error}")
         else:
             if self.problem:
                 _log.warning("writing %s again", self.path)
@@ -304,16 +307,24 @@ def migrate(connection: sqlite3.Connection, steps: tuple[str, ...] = MIGRATIONS)
         )
 
 
+_LARGEST: Final = 2**63 - 1
 _SEVERITY = COLUMNS.index("severity")
 _DETAILS = COLUMNS.index("details")
 
 
 def _row(stored: Stored) -> tuple[object, ...]:
     number, event = stored
-    values: list[object] = [getattr(event, name) for name in COLUMNS]
+    values = [_bindable(getattr(event, name)) for name in COLUMNS]
     values[_SEVERITY] = event.severity.value
     values[_DETAILS] = json.dumps(event.details)
     return (number, *values)
+
+
+def _bindable(value: object) -> object:
+    """What SQLite takes: half a character in a text, or a count beyond 63 bits, would keep all others out."""
+    if isinstance(value, str) and not value.isascii():
+        return value.encode("utf-8", "replace").decode()
+    return min(value, _LARGEST) if isinstance(value, int) else value
 
 
 def _newer(version: int) -> str:

@@ -119,7 +119,7 @@ class SyscallState:
         buckets = values["durations"]["buckets"].astype(np.int64)
         for row, key in enumerate(keys):
             number, raw = int(key["number"]), key.tobytes()[:_RAW_BYTES]
-            call = self._call(raw, number, values[row])
+            call = self._call(raw, number, values[row], now_s)
             call.sum_ns += int(sums_ns[row])
             call.buckets += buckets[row]
             slots.append(self._duration_slot(call, since_unix_ns, now_s))
@@ -132,11 +132,11 @@ class SyscallState:
             self._swept_s = now_s
             self._sweep(now_s)
 
-    def _call(self, raw: bytes, number: int, value: np.void) -> CallHistogram:
+    def _call(self, raw: bytes, number: int, value: np.void, now_s: float) -> CallHistogram:
         call = self._calls.get((raw, number))
         if call is not None and (call.process is None or self._processes.by_raw(raw) is call.process):
             return call
-        self._time_slots.pop((raw, number), None)  # its process was forgotten, and its series with it
+        self._forget_time((raw, number), now_s)  # its process was forgotten, and its series with it
         process = self._processes.find(raw)
         if process is not None:
             call = CallHistogram(process.key.pid, process.executable, process.service, number, process)
@@ -179,8 +179,15 @@ class SyscallState:
         if call.process and self._times.is_own(slot):
             self._times.use(slot, call.process.key)
             call.process.series.add((self._times, slot))
+        else:
+            self._times.hold(slot)
         self._time_slots[name, call.number] = slot
         return slot
+
+    def _forget_time(self, key: tuple[bytes | str, int], now_s: float) -> None:
+        slot = self._time_slots.pop(key, None)
+        if slot is not None and self._times.is_held(slot):
+            self._times.rest((slot,), now_s)
 
     def _add_others(self, others: NDArray[Any], since_unix_ns: int, now_s: float) -> None:
         """What the kernel side could not keep by process: it has the call alone."""
@@ -203,12 +210,14 @@ class SyscallState:
         for key, call in list(self._calls.items()):
             if call.process and self._processes.by_raw(bytes(key[0])) is not call.process:  # type: ignore[arg-type]
                 del self._calls[key]
-                self._time_slots.pop(key, None)
+                self._forget_time(key, now_s)
         gone = [key for key, call in self._calls.items() if call.process is None]
         if len(gone) > _GONE_MOST:
             for key in gone:
                 del self._calls[key]
-                self._time_slots.pop(key, None)
+                self._forget_time(key, now_s)
         for found in [each for each in self._series.values() if now_s - each.grew_s > _IDLE_S]:
             del self._series[found.attributes]
-            self._durations.release(found.slot)
+            self._durations.rest((found.slot,), found.grew_s)
+        self._durations.sweep(now_s)
+        self._times.sweep(now_s)

@@ -107,3 +107,13 @@ def _bounded(text: str, limit: int) -> str:
             break
         kept += 1
     return text[:kept].rstrip(" ") + CUT_MARK
+
+
+def wild(pattern: str) -> str:
+    """A pattern in which only * and ? are special, for fnmatch and for SQLite's GLOB.
+
+    >>> import fnmatch
+    >>> fnmatch.fnmatchcase("worker[1]", wild("work*[1]")), fnmatch.fnmatchcase("worker1", wild("worker[1]"))
+    (True, False)
+    """
+    return pattern.replace("[", "[[]")

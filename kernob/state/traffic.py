@@ -95,6 +95,8 @@ class TrafficState:
         for direction, grown in enumerate((growth.tx_bytes, growth.rx_bytes)):
             moved = grown > 0
             self._add(growth.flows[moved], direction, grown[moved], since_unix_ns)
+        for metric in self._metrics:
+            metric.sweep(now_s)
         return growth
 
     def make_room(self, flows: int) -> None:
@@ -132,9 +134,14 @@ class TrafficState:
                 if i != 1 and metric.is_own(slot):
                     metric.use(slot, process.key)
                     process.series.add((metric, slot))
+                else:
+                    metric.hold(slot)
 
     def forget(self, flows: Indices) -> None:
         """Drops what is kept for each of these flows (called by `Known`)."""
+        for i, metric in enumerate(self._metrics):
+            slots = self._slots[flows, i].ravel().tolist()
+            metric.rest(filter(metric.is_held, slots), self.flows.now_s)
         self._slots[flows] = _NO_SLOT
         self._marks[flows] = 0
         self._rates[flows] = 0

@@ -26,6 +26,7 @@ from kernob.ui.tables import clean, clock, fit
 
 CLASSES: Final = ("stuck", "waiting", "idle")
 PIPED_ROWS: Final = 100
+_NARROW: Final = 120
 _STYLES: Final = {"stuck": "bold red", "waiting": "yellow", "idle": ""}
 _CLEAR: Final = "\x1b[H\x1b[2J"
 
@@ -120,9 +121,12 @@ def _row(row: Row, count: int, width: int) -> str:
 
 
 def _line(since: str, lasted: str, name: str, thread: str, call: str, what: str, width: int) -> str:
-    name_cells = min(32, max(16, (width - 50) // 2))
-    rest = max(12, width - 48 - name_cells)
-    return (
-        f"{fit(since, 8)} {lasted:>7} {fit(name, name_cells, middle=True)} {fit(thread, 15)} {fit(call, 12)} "
-        f"{fit(what, rest).rstrip()}"
-    )
+    """One row; on a narrow terminal, what is waited for has a second line to itself."""
+    if width < _NARROW:
+        name_cells = max(16, width - 46)
+        rest, indent = max(12, width - 17), f"\n{' ' * 17}"
+    else:
+        name_cells = min(32, (width - 50) // 2)
+        rest, indent = width - 48 - name_cells, ""
+    first = f"{fit(since, 8)} {lasted:>7} {fit(name, name_cells, middle=True)} {fit(thread, 15)} "
+    return f"{first}{fit(call, 12)} {indent}{fit(what, rest).rstrip()}"

@@ -268,7 +268,10 @@ def open_socket(path: Path) -> socket.socket:
         raise PreconditionError(f"no permission to open the agent's socket {path}: run as root") from error
     except OSError as error:
         connection.close()
-        raise AgentUnreachableError(f"no agent answers on {path}: {error.strerror or error}") from error
+        reason = error.strerror or str(error)
+        if isinstance(error, FileNotFoundError | ConnectionRefusedError):
+            reason += " (none runs: start kernob run; or it has another --socket)"
+        raise AgentUnreachableError(f"no agent answers on {path}: {reason}") from error
     _pid, uid, _gid = _UCRED.unpack(raw)
     if uid not in {0, os.geteuid()}:
         connection.close()

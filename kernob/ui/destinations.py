@@ -51,6 +51,7 @@ def run_destinations(  # noqa: PLR0913  one argument per option of the command l
         document: Mapping[str, Any] = fetch_report(settings.socket_path, "destinations", words)
     else:
         document = change_store(settings.state_dir, words)
+    narrowed = bool(service or destination or state or port is not None)
     if action != "list":
         if not document["matched"]:
             raise KernobError(f"no such destination: {printable(service)} to {printable(destination)}")
@@ -59,7 +60,7 @@ def run_destinations(  # noqa: PLR0913  one argument per option of the command l
     if as_json:
         sys.stdout.write(json.dumps(document, indent=1) + "\n")
     elif not document["destinations"]:
-        print("No destinations are known yet.")
+        print("No destinations are known that match." if narrowed else "No destinations are known yet.")
     else:
         print_page(lambda _width: _table(document["destinations"]))
     return 0
@@ -71,12 +72,13 @@ def _table(rows: list[Mapping[str, Any]]) -> RenderableType:
         table.add_column(name, overflow="fold")
     table.add_column("PORT", justify="right")
     table.add_column("STATE")
-    table.add_column("FIRST SEEN")
+    table.add_column(f"FIRST SEEN ({datetime.now().astimezone():%Z})")
     for row in rows:
         target = str(row["target"])
         where = str(row["address"] or target)
-        if not target.startswith(("ip/", "dns/")):
-            where = f"{where} ({target.partition('/')[2]})"
+        called = target.partition("/")[2].removeprefix("ip/")
+        if not target.startswith(("ip/", "dns/")) and called != where:
+            where = f"{where} ({called})"
         seen = datetime.fromtimestamp(row["first_unix_ns"] / 1e9).astimezone()
         state = str(row["state"])
         table.add_row(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from rich.console import Group as RenderGroup
@@ -167,10 +167,34 @@ def _hooks(report: DoctorReport) -> Iterator[_Line]:
                 yield "", "", f"not {attempt.strategy}: {attempt.reason}"
 
 
+REMEDIES: Final = {
+    "map_full": "bytes; raise KERNOB_MAX_FLOWS or KERNOB_MAX_PROCESSES",
+    "sockets_full": "bytes; raise KERNOB_MAX_SOCKETS",
+    "calls_full": "bytes, failed connects and waits, of more threads in calls at once than there is room for",
+    "facts_full": "failures and durations; raise KERNOB_MAX_FLOWS or KERNOB_MAX_DURATIONS",
+    "syscalls_full": "durations of system calls; raise KERNOB_MAX_SYSCALL_HISTOGRAMS",
+    "threads_full": "durations of system calls; raise KERNOB_MAX_THREADS",
+    "lives_full": "starts and ends; raise KERNOB_MAX_LIVES",
+    "programs_full": "names of programs in a storm of starts: kernob lifecycle",
+    "turns_full": "starts and ends in a storm of them: kernob lifecycle",
+    "ring_full": "events; raise KERNOB_EVENT_RING_BYTES",
+    "event_store": "stored events; look at the disk under KERNOB_STATE_DIR",
+    "event_export": "events in the backend; look at the OTLP endpoint",
+    "recursion": "single calls that interrupted themselves",
+    "decode": "events that the agent does not understand; report it",
+    "series_cap": "no byte, but names; raise KERNOB_MAX_PROCESS_FLOW_SERIES and its like",
+    "names_full": "hostnames; raise KERNOB_MAX_NAMES",
+    "names_ring_full": "hostnames: more lookups at once than there is room for",
+    "names_undecoded": "hostnames: answers that the agent does not understand",
+}
+"""What a loss of this cause is of, and what to do (in full: victoriametrics/README.md)."""
+
+
 def _losses(report: DoctorReport) -> Iterator[_Line]:
     lost = {cause: count for cause, count in report.losses.items() if count}
     for cause, count in sorted(lost.items()):
-        yield _BAD, f"lost {_visible(cause)}", f"{count:,} since the agent started"
+        what = REMEDIES.get(cause, "victoriametrics/README.md, KernobLosses")
+        yield _BAD, f"lost {_visible(cause)}", f"{count:,} since the agent started: {what}"
     if report.losses and not lost:
         yield _OK, "lost", "nothing since the agent started"
     for usage in report.maps:

@@ -26,7 +26,7 @@ from kernob.config import Settings
 from kernob.errors import AgentUnreachableError
 from kernob.model import Event, EventQuery, Severity
 from kernob.ui.client import agent_listens, open_socket
-from kernob.ui.page import print_page
+from kernob.ui.page import print_page, printed_as
 from kernob.view import (
     MAX_EVENTS,
     EventRequest,
@@ -173,8 +173,7 @@ class _Printer:
         """Print them: wrapped on a terminal, one line each elsewhere."""
         if not sys.stdout.isatty():
             text = "".join(line(event) + "\n" for event in events)
-            encoding = sys.stdout.encoding or "utf-8"
-            sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
+            sys.stdout.write(printed_as(text))
             sys.stdout.flush()
             return
         for first in range(0, len(events), _PAGE_EVENTS):
@@ -188,7 +187,8 @@ class _Printer:
             day, clock = _local(event.time_unix_ns)
             if day != self._day:
                 self._day, grid = day, None
-                parts.append(Text(day, style="bold"))
+                zone = datetime.fromtimestamp(event.time_unix_ns // 10**9).astimezone()
+                parts.append(Text(f"{day} {zone:%Z}", style="bold"))
             if grid is None:
                 grid = _grid(width)
                 parts.append(grid)

@@ -20,9 +20,13 @@ from rich.text import Text
 
 from kernob.ui.client import fetch_report
 from kernob.ui.page import print_page
+from kernob.ui.tables import fit
 from kernob.view import printable
 
 _REASONS: Final = 4
+_WIDE: Final = 100
+_NAME_MOST: Final = 48
+_COMMAND_CHARS: Final = 120
 
 
 def run_lifecycle(path: Path, limit: int, *, as_json: bool) -> int:
@@ -36,19 +40,19 @@ def run_lifecycle(path: Path, limit: int, *, as_json: bool) -> int:
     return 0
 
 
-def page(report: dict[str, Any], _width: int) -> RenderableType:
-    """The whole page."""
+def page(report: dict[str, Any], width: int) -> RenderableType:
+    """The whole page, each row of its tables one line of at most `width` cells."""
     totals = report["totals"]
     counts = ", ".join(f"{totals[each]:,} {each}" for each in ("forks", "execs", "exits"))
     parts: list[RenderableType] = [
-        Text(f"{counts} since the agent started"),
+        Text(f"{counts} since the agent started; times are {datetime.now().astimezone():%Z}"),
         Text(),
         *_loops(report["crash_loops"]),
         Text(),
-        *_programs(report["programs"], report["programs_known"]),
+        *_programs(report["programs"], report["programs_known"], width),
     ]
     if report["ends"]:
-        parts += [Text(), *_ends(report["ends"])]
+        parts += [Text(), *_ends(report["ends"], width)]
     return Group(*parts)
 
 
@@ -57,29 +61,26 @@ def _loops(loops: list[dict[str, Any]]) -> Iterable[RenderableType]:
         yield Text("No crash loops.", style="green")
         return
     yield Text(f"CRASH LOOPS NOW: {len(loops)}", style="bold red")
-    table = _table("service", "executable", "!restarts", "!in window", "!life", "since", "last", "ends", "by")
     for loop in loops:
-        table.add_row(
-            Text(printable(loop["service"]), style="bold red"),
-            printable(loop["executable"]),
-            f"{loop['restarts']:,}",
-            f"{loop['restarts_in_window']:,}",
-            length(loop["life_s"]),
-            clock(loop["began_unix_ns"]),
-            clock(loop["last_unix_ns"]),
-            reasons(loop["reasons"]),
-            printable(f"{loop['parent']} ({loop['parent_pid']})" if loop["parent"] else "container"),
+        service, executable = printable(loop["service"]), printable(loop["executable"])
+        name = Text(f"{service} ({executable})" if executable != service else service, style="bold red")
+        parent = f"{printable(loop['parent'])} ({loop['parent_pid']})" if loop["parent"] else "its container"
+        yield name
+        yield Text(
+            f"  {loop['restarts']:,} restarts, {loop['restarts_in_window']:,} of them within the window; "
+            f"lives of {length(loop['life_s'])}"
         )
-    yield table
+        yield Text(f"  {reasons(loop['reasons'])}; started again by {parent}")
+        yield Text(f"  since {clock(loop['began_unix_ns'])}, last {clock(loop['last_unix_ns'])}")
 
 
-def _programs(programs: list[dict[str, Any]], known: int) -> Iterable[RenderableType]:
+def _programs(programs: list[dict[str, Any]], known: int, width: int) -> Iterable[RenderableType]:
     yield Text(f"Programs (the busiest {len(programs)} of {known})", style="bold")
     table = _table("service", "executable", "!starts", "!exits", "!failed", "ends")
     for each in programs:
         table.add_row(
-            printable(each["service"]),
-            printable(each["executable"]),
+            _named(each["service"], width),
+            _named(each["executable"], width),
             f"{each['starts']:,}",
             f"{each['exits']:,}",
             Text(f"{each['failures']:,}", style="yellow" if each["failures"] else "dim"),
@@ -88,19 +89,23 @@ def _programs(programs: list[dict[str, Any]], known: int) -> Iterable[Renderable
     yield table
 
 
-def _ends(ends: list[dict[str, Any]]) -> Iterable[RenderableType]:
+def _ends(ends: list[dict[str, Any]], width: int) -> Iterable[RenderableType]:
     yield Text("Newest ends told (failures, unless more is asked for)", style="bold")
-    table = _table("time", "service", "!pid", "!life", "how", "command line")
+    wide = width >= _WIDE
+    table = _table("time", "service", "!pid", "!life", "how")
+    if wide:  # all that the others leave, so that none of them is cut for it
+        table.add_column("command line", overflow="ellipsis", no_wrap=True, ratio=1)
+        table.expand = True
     for end in ends:
         style = "bold red" if end["signal"] else "yellow" if end["code"] else ""
-        table.add_row(
+        cells: list[RenderableType] = [
             clock(end["time_unix_ns"]),
-            printable(end["service"]),
+            _named(end["service"], width),
             str(end["pid"]),
             length(end["life_s"]),
             Text(printable(end["said"]), style=style),
-            Text(printable(end["command_line"][:120]), overflow="ellipsis", no_wrap=True),
-        )
+        ]
+        table.add_row(*cells, *([printable(end["command_line"][:_COMMAND_CHARS])] if wide else []))
     yield table
 
 
@@ -109,9 +114,17 @@ def _table(*columns: str) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
     for name in columns:
         table.add_column(
-            name.removeprefix("!"), justify="right" if name.startswith("!") else "left", overflow="fold"
+            name.removeprefix("!"),
+            justify="right" if name.startswith("!") else "left",
+            overflow="ellipsis",
+            no_wrap=True,
         )
     return table
+
+
+def _named(name: str, width: int) -> str:
+    """A name, cut in its middle to a third of a page (at most 48 cells): its end tells workers apart."""
+    return fit(name, min(_NAME_MOST, width // 3), middle=True).rstrip()
 
 
 def reasons(found: list[dict[str, Any]]) -> str:

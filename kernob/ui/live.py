@@ -58,7 +58,7 @@ _HELP = """\
 
  SHARE      of all bytes this host's processes moved in the window
  TX/s RX/s  bytes per second in the window; TX RX since first seen
- FAIL ✗     connections failed, reset or cut off in the window; ↻ segments resent
+ FAIL ✗     failed, reset or cut off in the window; ↻ segments resent
  SCORE      how well it serves, 1 is healthy; why: kernob score HOST
  →  we connected there    ←  it connected to us    †  process ended
  k M G      1000, 1000 k, 1000 M

@@ -28,6 +28,13 @@ class Node:
     title: str
     node_class: str
 
+    @property
+    def host(self) -> str:
+        """The host it is on, "" for what is elsewhere: a host may have any name, also dns or ip."""
+        if self.kind == "service" or (self.id != f"ip/{self.title}" and self.kind == "address"):
+            return self.id.partition("/")[0]
+        return ""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Edge(EdgeRow):
@@ -45,14 +52,15 @@ class Graph:
 
     def hosts(self) -> set[str]:
         """Hosts that have services in it."""
-        return {node.id.partition("/")[0] for node in self.nodes.values() if node.kind == "service"}
+        return {node.host for node in self.nodes.values() if node.host}
 
     def narrowed(self, host: str = "", edge_class: str = "") -> Graph:
         """Only edges that touch this host, and of this class; "" for all."""
+        mine = {name for name, node in self.nodes.items() if node.host == host}
         edges = tuple(
             edge
             for edge in self.edges
-            if (not host or host in (edge.source.partition("/")[0], edge.target.partition("/")[0]))
+            if (not host or {edge.source, edge.target} & mine)
             and (not edge_class or edge_class == edge.edge_class)
         )
         kept = {name for edge in edges for name in (edge.source, edge.target)}

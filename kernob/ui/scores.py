@@ -85,12 +85,17 @@ def _number(value: float | None) -> Text:
     return Text(score_text(value), style=score_colour(value), justify="right")
 
 
-def _clock(seconds: float | None) -> str:
+def _when(seconds: float | None, *, wide: bool) -> str:
+    """How long ago a Unix time is and, where there is room, the local time of day."""
     if seconds is None:
         return ""
+    now_s = time.time()
+    ago = f"{duration(now_s - seconds)} ago"
+    if not wide:
+        return ago
     then = datetime.fromtimestamp(seconds).astimezone()
-    today = datetime.fromtimestamp(time.time()).astimezone().date() == then.date()
-    return f"{then:%H:%M:%S}" if today else f"{then:%m-%d %H:%M}"
+    today = datetime.fromtimestamp(now_s).astimezone().date() == then.date()
+    return f"{then:%H:%M:%S %Z} ({ago})" if today else f"{then:%m-%d %H:%M %Z} ({ago})"
 
 
 def _where(row: Mapping[str, Any]) -> str:
@@ -128,7 +133,7 @@ def scores_page(document: Mapping[str, Any], limit: int, width: int) -> Renderab
     for row in rows[:limit]:
         score = row["score"]
         each = [_number(score[name]) for name in _SHORT] if wide else []
-        when = _clock(row["last_failure_unix_s"])
+        when = _when(row["last_failure_unix_s"], wide=wide)
         service = Text(printable(str(row["service"])))
         table.add_row(_number(score["composite"]), service, _where(row), *each, _why(row), when)
     parts: list[RenderableType] = [table]
@@ -180,7 +185,7 @@ def _explained(row: Mapping[str, Any], document: Mapping[str, Any]) -> list[Rend
         said = ", ".join(
             f"{printable(str(r)).replace('_', ' ')} x{int(n)}" for r, n in row["reasons"].items()
         )
-        lines.append(Text(f"  failures: {said}; the last at {_clock(row['last_failure_unix_s'])}"))
+        lines.append(Text(f"  failures: {said}; the last at {_when(row['last_failure_unix_s'], wide=True)}"))
     half = duration(document["half_life_s"])
     bad = [line for line in row["dimensions"] if line["score"] is not None and line["score"] < 1]
     lines += [
@@ -218,9 +223,10 @@ def _timed(kind: str, each: Mapping[str, Any], fewest: int) -> str:
     if each["baseline_s"] is None:
         return f"{kind} p95 {_short_time(each['p95_s'])}: nothing to compare with yet"
     name = "objective" if each["objective"] else "usual"
+    fall = f", 0 from {_short_time(each['bad_s'])}" if each["bad_s"] > each["good_s"] else ", 0 beyond"
     return (
         f"{kind} p95 {_short_time(each['p95_s'])}, {name} {_short_time(each['baseline_s'])}: 1 up to "
-        f"{_short_time(each['good_s'])}, 0 from {_short_time(each['bad_s'])}"
+        f"{_short_time(each['good_s'])}{fall}"
     )
 
 

@@ -16,7 +16,15 @@ from kernob.config import MASK, SETTINGS, Settings, without_credentials
 from kernob.config_values import Number
 
 # Values are shown in the unit they are set in: OTEL_ times in milliseconds.
+_UNITS = {
+    setting.variable: setting.kind.noun.rpartition("number of ")[2]
+    for setting in SETTINGS
+    if isinstance(setting.kind, Number)
+}
 _SCALES = {setting.field: setting.kind.scale for setting in SETTINGS if isinstance(setting.kind, Number)}
+
+_VALUE_MOST = 24
+"""Longer values push their source to the right: most lines fit 80 columns."""
 
 JsonValue = str | int | float | bool | list[str] | dict[str, str] | None
 
@@ -69,10 +77,13 @@ def as_json(settings: Settings) -> str:
 
 
 def as_table(settings: Settings) -> str:
-    """Return the rows as aligned columns; never cut, so that a terminal may wrap and a pipe gets all."""
+    """Return the rows as aligned columns; never cut, so that a terminal may wrap and a pipe gets all.
+
+    Numbers stand with their unit: 10 seconds.
+    """
     cells = [("SETTING", "VALUE", "SOURCE"), *((r.setting, _cell(r), _source(r)) for r in rows(settings))]
     widths = [max(len(row[column]) for row in cells) for column in (0, 1)]
-    return "\n".join(f"{a:<{widths[0]}}  {b:<{min(widths[1], 50)}}  {c}" for a, b, c in cells)
+    return "\n".join(f"{a:<{widths[0]}}  {b:<{min(widths[1], _VALUE_MOST)}}  {c}" for a, b, c in cells)
 
 
 def _source(row: Row) -> str:
@@ -92,4 +103,5 @@ def _cell(row: Row) -> str:
         text = ",".join(value)
     else:
         text = f"{value:.15g}" if isinstance(value, float) else str(value)
+        text += f" {_UNITS[row.setting]}" if row.setting in _UNITS else ""
     return text if text.isprintable() else repr(text)[1:-1]

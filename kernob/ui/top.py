@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
+from io import TextIOWrapper
 
 from rich.console import Group as RenderGroup
 from rich.console import RenderableType
@@ -28,7 +29,7 @@ from rich.text import Text
 from kernob.config import Settings
 from kernob.ui.client import Feed, LocalFeed, SnapshotStream, SocketFeed, agent_listens
 from kernob.ui.header import History, empty, header, position
-from kernob.ui.page import print_page
+from kernob.ui.page import LOOKALIKES, print_page
 from kernob.ui.tables import WIDE_COLUMNS, cell, layout, title
 from kernob.view import MAX_FILTER_CHARS, MAX_ROWS, Group, Request, Sort, View, encode_view
 
@@ -37,6 +38,7 @@ PIPED_ROWS = 50
 _AROUND_ROWS = 7  # lines of a printed table that are not rows
 
 
+_STARTING = "starting one here; a first start compiles for this kernel."
 OpenFeed = Callable[[Request], Feed]
 
 
@@ -75,8 +77,7 @@ def run_top(  # noqa: PLR0913  one argument per option of the command line
                 open_feed: OpenFeed = partial(SocketFeed, settings.socket_path)
             else:
                 unstarted = start_agent(settings)
-                notice = f"No agent answers on {settings.socket_path}: running one here meanwhile."
-                print(notice, file=sys.stderr)
+                print(f"No agent answers on {settings.socket_path}: {_STARTING}", file=sys.stderr)
                 agent = stack.enter_context(unstarted)
                 open_feed = partial(LocalFeed, agent)
             if screen:
@@ -175,6 +176,8 @@ def _on_terminal() -> Iterator[None]:
     original = sys.__stderr__
     if original is not None and not original.isatty():
         sys.__stderr__ = sys.__stdout__  # type: ignore[misc]
+    if isinstance(sys.__stderr__, TextIOWrapper):  # else textual's frames say \\u2588 on such a terminal
+        sys.__stderr__.reconfigure(errors=LOOKALIKES)
     try:
         yield
     finally:

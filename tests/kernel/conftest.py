@@ -12,17 +12,15 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
-
-if TYPE_CHECKING:
-    from tcp_watch import Watch
 
 HERE = Path(__file__).parent
 for directory in (HERE, HERE / "workloads"):
     if str(directory) not in sys.path:
         sys.path.insert(0, str(directory))
+
+from tcp_watch import Watch, watching  # noqa: E402
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -73,8 +71,6 @@ def agents(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def all_programs(agents: Path) -> Iterator[Watch]:
     """All programs attached, with the usual settings: attaching costs an emulated processor half a minute."""
-    from tcp_watch import watching
-
     with watching(agents / "cache") as found:
         yield found
 

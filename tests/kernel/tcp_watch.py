@@ -269,3 +269,19 @@ def answer(sock: socket.socket, ask: int = len(ASK)) -> None:
     """Reads a whole request and answers it."""
     assert len(read_exactly(sock, ask)) == ask
     sock.sendall(ANSWER)
+
+
+def call(address: tuple[str, int], count: int = 1) -> None:
+    """So many connections, each with one exchange."""
+    for _ in range(count):
+        with socket.create_connection(address) as sock:
+            sock.sendall(ASK)
+            assert read_exactly(sock, len(ANSWER)) == ANSWER
+
+
+def serve(sock: socket.socket) -> None:
+    """One exchange from the other side."""
+    with sock:
+        read_exactly(sock, len(ASK))
+        sock.sendall(ANSWER)
+        sock.recv(1)

@@ -150,6 +150,16 @@ def test_threads_are_no_processes(agent: Agent, tmp_path: Path) -> None:
     assert starts_of(agent, service) == 1 + 9
 
 
+def test_threads_that_end_at_once_are_one_end(agent: Agent, tmp_path: Path) -> None:
+    """On several processors each of the last threads sees that no other one runs."""
+    service, ledger = play(tmp_path, "together", 600)
+    agent.wait_exports(3)
+    own = expected(ledger["ends"])
+    own[0, ""] += 1
+    assert ends_of(agent, service) == own
+    assert starts_of(agent, service) == 1 + 600
+
+
 @pytest.mark.lane
 def test_each_exec_is_a_start(agent: Agent, tmp_path: Path, program: str) -> None:
     """A process that runs three programs one after the other starts three times and ends once."""

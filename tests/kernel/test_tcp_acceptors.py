@@ -13,29 +13,13 @@ import time
 from pathlib import Path
 
 import pytest
-from tcp_watch import ANSWER, ASK, Watch, abort, act, listener, read_exactly
+from tcp_watch import ANSWER, ASK, Watch, abort, act, call, listener, read_exactly, serve
 from truth import MissingFeatureError
 from uring import SQE_ASYNC, Ring, sqe
 
 pytestmark = pytest.mark.lane
 
 _URING_ACCEPT = 13
-
-
-def call(address: tuple[str, int], count: int = 1) -> None:
-    """So many connections, each with one exchange."""
-    for _ in range(count):
-        with socket.create_connection(address) as sock:
-            sock.sendall(ASK)
-            assert read_exactly(sock, len(ANSWER)) == ANSWER
-
-
-def serve(sock: socket.socket) -> None:
-    """One exchange from the other side."""
-    with sock:
-        read_exactly(sock, len(ASK))
-        sock.sendall(ANSWER)
-        sock.recv(1)
 
 
 def test_prefork_workers_are_charged_what_each_accepts(watch: Watch) -> None:
@@ -93,6 +77,26 @@ def test_a_connection_nobody_accepts(watch: Watch) -> None:
     actor = act(listen)
     actor.wait()
     assert watch.of(actor.pid)["server connection ok"] == 1
+
+
+@pytest.mark.parametrize("port", [0, 34871], ids=["chosen by the kernel", "named"])
+def test_a_port_is_forgotten_with_its_last_listener(watch: Watch, port: int) -> None:
+    """Two sockets listen on one port, then one, then none."""
+    listeners = watch.session.map("listeners")
+
+    def known() -> list[int]:
+        keys, values = listeners.read()
+        return [int(v["count"]) for k, v in zip(keys, values, strict=True) if int(k) & 0xFFFF == port]
+
+    first = socket.create_server(("127.0.0.1", port), reuse_port=True)
+    port = first.getsockname()[1]
+    assert known() == [1]
+    second = socket.create_server(("127.0.0.1", port), reuse_port=True)
+    assert known() == [2]
+    first.close()
+    assert known() == [1]
+    second.close()
+    assert known() == []
 
 
 def test_a_worker_that_is_handed_the_socket(watch: Watch) -> None:

@@ -6,6 +6,7 @@ Each case is one response as bytes, the way a server sends it and the way a clie
 
 from __future__ import annotations
 
+import ctypes
 import http.client
 import os
 import select
@@ -203,6 +204,17 @@ def test_what_cannot_be_told_is_no_drop(watch: Watch) -> None:
 def test_head_requests_have_no_body(watch: Watch, answer: bytes) -> None:
     """The head announces what GET would have brought."""
     assert play(watch, (answer,), request=REQUEST.replace(b"GET", b"HEAD")) == OK
+
+
+def test_a_receive_of_no_byte_meets_no_end(watch: Watch) -> None:
+    """It returns 0 with half of a whole response still to be read behind which the server has closed."""
+
+    def peek(sock: socket.socket) -> None:
+        sock.recv(500)
+        assert ctypes.CDLL(None).recv(sock.fileno(), None, 0, 0) == 0  # Python's own makes no call
+        recv(sock)
+
+    assert play(watch, (LENGTH + BODY,), peek, delay_s=0.2) == OK
 
 
 def test_who_gives_up_by_itself_met_no_end(watch: Watch) -> None:

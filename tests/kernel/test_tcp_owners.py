@@ -15,32 +15,28 @@ from pathlib import Path
 
 import pytest
 from harness import scaled
-from tcp_watch import Watch, abort, act, listener, read_exactly, retransmits_of, snmp, watching
+from tcp_watch import (
+    ANSWER,
+    ASK,
+    Watch,
+    abort,
+    act,
+    call,
+    listener,
+    read_exactly,
+    retransmits_of,
+    serve,
+    snmp,
+    watching,
+)
 
 pytestmark = pytest.mark.lane
 
-ASK, ANSWER = b"q" * 100, b"a" * 300
 PROCESSES = scaled(200, 20)
 QUIET_S = 1.2
 """Longer than the second after which a RST of the server's is idle."""
 IDLE_S = 0.9
 """That second, and what a clock in whole ticks may miss of it."""
-
-
-def call(address: tuple[str, int], count: int = 1) -> None:
-    """So many connections, each with one exchange."""
-    for _ in range(count):
-        with socket.create_connection(address) as sock:
-            sock.sendall(ASK)
-            assert read_exactly(sock, len(ANSWER)) == ANSWER
-
-
-def serve(sock: socket.socket) -> None:
-    """One exchange from the other side."""
-    with sock:
-        read_exactly(sock, len(ASK))
-        sock.sendall(ANSWER)
-        sock.recv(1)
 
 
 @pytest.mark.parametrize("met", [True, False], ids=["somebody waits", "nobody waits"])

@@ -121,25 +121,39 @@ def relay(hosts: Topology, to: tuple[str, int]) -> Iterator[None]:
     thread.start()
     thread.join()
     with made[0] as listener:
-        threading.Thread(target=_accept, args=(listener, to), daemon=True).start()
-        yield
-        listener.shutdown(socket.SHUT_RDWR)
+        accepting = threading.Thread(target=_accept, args=(listener, to))
+        accepting.start()
+        try:
+            yield
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            accepting.join()
 
 
 def _accept(listener: socket.socket, to: tuple[str, int]) -> None:
-    while True:
-        try:
-            one, _ = listener.accept()
-        except OSError:
-            return
-        other = socket.create_connection(to)
-        for ends in ((one, other), (other, one)):
-            threading.Thread(target=_pass_on, args=ends, daemon=True).start()
+    """Passes on until the listener is shut down; then ends what is still open."""
+    with contextlib.ExitStack() as stack:
+        while True:
+            try:
+                ends = (listener.accept()[0], socket.create_connection(to))
+            except OSError:
+                break
+            for here, there in (ends, ends[::-1]):
+                thread = threading.Thread(target=_pass_on, args=(here, there))
+                thread.start()
+                stack.callback(thread.join)
+            for each in ends:
+                stack.enter_context(each)
+                stack.callback(_shut, each, socket.SHUT_RDWR)
 
 
 def _pass_on(source: socket.socket, target: socket.socket) -> None:
     with contextlib.suppress(OSError):
         while data := source.recv(65536):
             target.sendall(data)
+    _shut(target, socket.SHUT_WR)
+
+
+def _shut(connection: socket.socket, how: int) -> None:
     with contextlib.suppress(OSError):
-        target.shutdown(socket.SHUT_WR)
+        connection.shutdown(how)

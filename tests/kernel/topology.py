@@ -39,7 +39,10 @@ _NET = f"10.{64 + os.getpid() % 64}.{os.getpid() // 64 % 256}"
 HOST, WEB, DB, OUTSIDE = f"{_NET}.1", f"{_NET}.2", f"{_NET}.3", "198.51.100.9"
 VIP, PAY = "192.0.2.80", "192.0.2.90"
 PAY_NAME = "pay.names.test"
-NOWHERE = "203.0.113.9"
+NOWHERE, NOWHERE_ELSE = "203.0.113.9", "203.0.113.10"
+BEYOND, VIRTUAL = "203.0.113.0/24", "192.0.2.0/24"
+FOLDS = f'[[fold]]\nnetworks = ["{BEYOND}", "{VIRTUAL}"]\n'
+"""Networks that are one node each; in them are an address of the host's own and one that has a hostname."""
 _HOOKS = (("prerouting", -100), ("output", -100), ("postrouting", 100))
 
 
@@ -79,6 +82,13 @@ class Topology:
     def host_root(self) -> Path:
         """Has what Docker keeps of these containers."""
         return self.directory / "root"
+
+    @property
+    def settings(self) -> dict[str, Path]:
+        """What an agent has to be told for the map to be `truth`."""
+        network_file = self.directory / "network.toml"
+        network_file.write_text(FOLDS)
+        return {"host_root": self.host_root, "network_file": network_file}
 
     def ns(self, name: str) -> str:
         """A namespace's name on this machine."""
@@ -155,14 +165,14 @@ class Topology:
         """Every edge there is: source, target (a service of ours, or a node's id), port."""
         return {
             ("client", "haproxy", 8443), ("haproxy", "nginx", 80), ("nginx", "app", 9001),
-            ("app", "redis", 6379), ("app", "postgresql", 5432), ("app", f"ip/{NOWHERE}", 443),
+            ("app", "redis", 6379), ("app", "postgresql", 5432), ("app", f"ip/{BEYOND}", 443),
             ("app", f"dns/{PAY_NAME}", 443), ("clients/external", "payments", 8443),
             ("worker", "rabbitmq", 5672), ("worker", "postgresql", 5432), ("app", "rabbitmq", 5672),
             ("rabbitmq", "rabbitmq", 4369),  # Erlang's port mapper, which it starts
             ("scraper", "app", 9001), ("scraper", "redis", 6379), ("scraper", "nginx", 80),
             (JOB, "app", 9001), ("worker", "web", 8080), ("scraper", "web", 8080), ("self", "self", 7000),
             ("browser", "proxy", 8080), ("proxy", "web", 8000),
-            ("remote", f"ip/{VIP}", 80), ("clients/external", "nginx", 80),
+            ("remote", f"ip/{VIRTUAL}", 80), ("clients/external", "nginx", 80),
         }  # fmt: skip
 
 
@@ -248,7 +258,7 @@ def _services(topology: Topology, stack: contextlib.ExitStack) -> None:
     disguise = 'exec -a /usr/bin/docker-proxy "$0" "$@"'
     topology.commands["proxy"] = name, ["bash", "-c", disguise, *command]
     calls = [[WEB, 6379, "keep", REDIS], [DB, 5432, "short", POSTGRES], [DB, 5672, "short", AMQP]]
-    calls += [[NOWHERE, 443, "short", "x"], [PAY_NAME, 443, "short", "x"]]
+    calls += [[address, 443, "short", "x"] for address in (NOWHERE, NOWHERE_ELSE, PAY_NAME)]
     python("app", "host", listen=["0.0.0.0", 9001], workers=3, calls=calls)
     worker = [[DB, 5672, "short", AMQP], [DB, 5432, "short", POSTGRES], [HOST, 8080, "keep", HTTP]]
     python("worker", "host", calls=worker)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
+import pytest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from tenacity import wait_none
 from tenacity.wait import wait_base
@@ -128,3 +129,16 @@ class Bench:
     def finish(self) -> bool:
         """Let the worker end; what it did is then settled."""
         return self.exporter.close(WAIT_S)
+
+
+def refuse_threads(monkeypatch: pytest.MonkeyPatch, name: str) -> Callable[[], None]:
+    """Makes starting threads of this name fail as the system does at its limit; returns what ends that."""
+    start = threading.Thread.start
+
+    def refused(thread: threading.Thread) -> None:
+        if thread.name == name:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    return monkeypatch.undo

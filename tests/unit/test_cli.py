@@ -346,10 +346,10 @@ def test_config_shows_every_setting_with_value_and_source(
     assert cli.main(["config", "--config", str(file)]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert lines[0] == ["SETTING", "VALUE", "SOURCE"]
-    assert ["KERNOB_MAX_FLOWS", "100", "environment"] in lines
+    assert ["KERNOB_MAX_FLOWS", "100", "flows", "environment"] in lines
     assert ["KERNOB_BTF", "-", "default"] in lines
-    won = ["OTEL_EXPORTER_OTLP_TIMEOUT", "2500", "environment", "OTEL_EXPORTER_OTLP_METRICS_TIMEOUT"]
-    assert won in lines
+    (timeout,) = (line for line in lines if line[0] == "OTEL_EXPORTER_OTLP_TIMEOUT")
+    assert timeout[1:] == ["2500", "milliseconds", "environment", "OTEL_EXPORTER_OTLP_METRICS_TIMEOUT"]
     assert len(lines) == len(rows) + 1
 
 

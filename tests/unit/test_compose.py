@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from kernob import __version__
+from kernob.config import SETTINGS
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "compose.yaml"
@@ -69,8 +70,9 @@ def test_every_variable_is_documented_and_every_documented_one_is_read() -> None
 def test_the_documented_defaults_are_those_of_the_compose_file() -> None:
     """Each default in .env.example is the one that compose.yaml falls back to."""
     examples = documented()
-    # Told apart by what a `:+` uses, and by two variables that fall back to another variable.
-    others = {"KERNOB_ALERTMANAGER_URL", "GRAFANA_ADMIN_PASSWORD", "KERNOB_BIND_GRAFANA", "KERNOB_BIND_OTLP"}
+    # Told apart by what a `:+` uses, and by three variables that fall back to another variable.
+    others = {"KERNOB_ALERTMANAGER_URL", "GRAFANA_ADMIN_PASSWORD", "GRAFANA_ROOT_URL"}
+    others |= {"KERNOB_BIND_GRAFANA", "KERNOB_BIND_OTLP"}
     for name, default in REFERENCE.findall(code(COMPOSE)):
         if name not in others:
             assert examples[name] == default, name
@@ -108,6 +110,13 @@ def test_agents_settings_are_passed_on_only_when_set() -> None:
     assert service("agent", KERNOB_SCRAPE_INTERVAL="5")["environment"]["KERNOB_SCRAPE_INTERVAL"] == "5"
 
 
+def test_every_setting_of_the_agent_can_be_set_in_the_stack() -> None:
+    """One that compose.yaml did not pass on would be ignored silently. Places in the container stand."""
+    places = {"KERNOB_SOCKET", "KERNOB_STATE_DIR", "KERNOB_CACHE_DIR", "KERNOB_PROC_ROOT", "KERNOB_HOST_ROOT"}
+    own = {each.variable for each in SETTINGS if each.variable.startswith("KERNOB_")}
+    assert own - places - {"KERNOB_BTF"} <= set(PASSED_ON.findall(COMPOSE.read_text()))
+
+
 def test_images_are_pinned_by_version() -> None:
     """No image is named without a tag, or with one that moves."""
     for name, each in compose(COMPOSE)["services"].items():
@@ -132,6 +141,13 @@ def test_alerts_go_nowhere_or_to_the_named_alertmanager() -> None:
     named = service("vmalert", KERNOB_ALERTMANAGER_URL="http://a:9093")["command"]
     assert "-notifier.url=http://a:9093" in named
     assert not [argument for argument in named if "blackhole" in argument]
+
+
+def test_links_of_alerts_lead_where_browsers_reach_grafana() -> None:
+    """To its port on this host, else to the address a proxy gives it."""
+    assert "-external.url=http://127.0.0.1:3001" in service("vmalert", KERNOB_PORT_GRAFANA="3001")["command"]
+    named = service("vmalert", GRAFANA_ROOT_URL="https://g.example")["command"]
+    assert "-external.url=https://g.example" in named
 
 
 def test_home_dashboard_exists() -> None:

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -378,3 +380,10 @@ def test_the_documentations_example_file_is_valid(tmp_path: Path) -> None:
     assert settings.aggregation_window_s == 15
     assert settings.otlp.endpoint == "https://collector.example:4317"
     assert settings.otlp.headers == (("authorization", "Bearer 0123"),)
+
+
+def test_a_hosts_name_may_be_any_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the kernel calls it is made Unicode; a host.name that is set comes first."""
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(nodename="caf\udce9"))
+    assert Settings().host_name == "caf?"
+    assert Settings(resource_attributes=(("host.name", "é"),)).host_name == "é"

@@ -114,6 +114,28 @@ def test_dashboards_lead_to_each_other(board: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("board", every_board())
+def test_links_of_rows_set_a_variable_of_the_board_they_lead_to(board: dict[str, Any]) -> None:
+    """With the value of a column that the table has; what is kept is a variable of the own board."""
+    own = {each["name"] for each in board["templating"]["list"]}
+    for panel in board["panels"]:
+        overrides = panel.get("fieldConfig", {}).get("overrides", [])
+        columns = {each["matcher"]["options"] for each in overrides}
+        for link in (
+            link
+            for each in overrides
+            for one in each["properties"]
+            if one["id"] == "links"
+            for link in one["value"]
+        ):
+            uid, variable, column = re.match(  # type: ignore[union-attr]
+                r'/d/([\w-]+)\?\$\{__url_time_range}&var-(\w+)=\$\{__data\.fields\["(.+?)"]}', link["url"]
+            ).groups()
+            assert variable in {each["name"] for each in BOARDS[uid]["templating"]["list"]}
+            assert column in columns
+            assert set(re.findall(r"\$\{(\w+):queryparam}", link["url"])) <= own
+
+
+@pytest.mark.parametrize("board", every_board())
 def test_variables_are_safe_in_regular_expressions(board: dict[str, Any]) -> None:
     """A variable of several values stands behind =~ only, and is one that Grafana escapes."""
     several = {each["name"] for each in board["templating"]["list"] if each.get("multi")}
@@ -125,7 +147,7 @@ def test_variables_are_safe_in_regular_expressions(board: dict[str, Any]) -> Non
         for operator, name in re.findall(r'(=~|!~|!=|=)"\$\{?(\w+)\}?"', text):
             assert name in several
             assert operator == "=~"
-        used = set(re.findall(r"\$\{?(\w+)", text)) - {"__range", "__rate_interval", "__interval"}
+        used = set(re.findall(r"\$\{?([A-Za-z_]\w*)", text)) - {"__range", "__rate_interval", "__interval"}
         assert used <= names
     assert len(names) == len(board["templating"]["list"])
 

@@ -189,7 +189,8 @@ def test_a_running_agent_is_asked(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert any(line.startswith("Hooks, as the running agent on ") for line in lines)
     start = lines.index("Losses and maps")
     assert lines[start + 1 : start + 4] == [
-        "!! lost map_full 1,203 since the agent started",
+        "!! lost map_full 1,203 since the agent started: bytes; "
+        "raise KERNOB_MAX_FLOWS or KERNOB_MAX_PROCESSES",
         "!! map socks 95 of 100 entries, 2.50 MB",
         "ok map flows 1 of 100 entries, 1.00 kB",
     ]

@@ -33,10 +33,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)
-def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("KERNOB_SOCKET", str(tmp_path / "run" / "agent.sock"))
     monkeypatch.setenv("KERNOB_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    yield
+    monkeypatch.undo()
     time.tzset()
 
 
@@ -157,7 +160,7 @@ def test_following_prints_what_comes_and_ends_with_the_agent(
         (["--kind", "resets"], 2, "'resets' is not one of"),
         (["--limit", "0"], 2, "0 is not in the range"),
         (["--follow"], 4, "no agent answers on"),
-        ([], 1, "kernob.db: no agent has stored events there yet"),
+        ([], 1, "kernob.db: no agent runs, and none has stored anything there yet"),
     ],
 )
 def test_what_cannot_be_is_one_line(
@@ -244,7 +247,7 @@ def test_eighty_columns(tmp_path: Path) -> None:
     assert "\x1b[3" not in painted
     lines = re.sub(r"\x1b\[[0-9;]*m", "", painted).splitlines()
     assert max(map(len, lines)) <= 80
-    assert [each for each in lines if each.startswith("20")] == ["2025-11-22", "2025-11-23"]
+    assert [each for each in lines if each.startswith("20")] == ["2025-11-22 CET", "2025-11-23 CET"]
     assert lines[1].startswith("23:20:00.000  reset           orders.py (PID 4711) lost its connection to")
     assert lines[2].startswith(" " * 30)
 

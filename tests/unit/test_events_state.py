@@ -194,6 +194,16 @@ def test_what_is_beyond_the_cap_is_counted_and_summed_up_once() -> None:
     assert state.suppressed == 5
 
 
+def test_a_clock_that_was_set_back_mutes_nobody() -> None:
+    """An hour back, in the middle of a crowded second: the seconds of then have their own events again."""
+    state = EventState(Known(resolve), SeriesStore(), 2)
+    hour = 3600 * 10**9
+    row = {"kind": Fate.STALL, "time_ns": 10**9}
+    assert len(state.update(records(*[row] * 5), UNIX)) == 2
+    assert len(state.update(records(*[row] * 5), UNIX - hour)) == 2
+    assert len(state.update(records(*[{**row, "time_ns": 2 * 10**9}] * 5), UNIX - hour)) == 2
+
+
 def test_a_storm_is_told_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Told and suppressed together are every record, whatever the mix of services and seconds."""
     generator = np.random.default_rng(7)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.metrics.v1.metrics_pb2 import AGGREGATION_TEMPORALITY_CUMULATIVE, Metric
 
-from kernob.export.encode import MAX_BYTES, Request, RequestEncoder
+from kernob.export.encode import MAX_BYTES, Request, RequestEncoder, resource_message
 from kernob.export.resource import build_resource, machine_id, os_version
 from kernob.export.telemetry import OWN_METRICS, OwnTelemetry
 from kernob.model import (
@@ -164,6 +164,13 @@ def test_the_hosts_files_come_before_the_containers(tmp_path: Path) -> None:
     assert (machine_id([first, second]), os_version([second, first])) == ("0123456789abcdef" * 2, "13")
     (first / "etc" / "machine-id").write_text("")
     assert machine_id([first, second]) == "f" * 32
+
+
+def test_a_hosts_name_may_be_any_bytes() -> None:
+    """sethostname(2) takes bytes that are no Unicode; the agent starts, with a mark in their place."""
+    attributes = build_resource((), "1", [], "caf\udce9-\u00e9")
+    assert dict(attributes)["host.name"] == "caf?-\u00e9"
+    assert resource_message(attributes).SerializeToString()
 
 
 @pytest.mark.parametrize("content", ["uninitialized\n", "", "0123", "G" * 32])

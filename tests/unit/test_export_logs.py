@@ -27,6 +27,7 @@ from kernob.export.transport import Result, Verdict
 from kernob.export.worker import Pacing
 from kernob.model import Event, Severity
 from tests.unit.receivers import GrpcAnswer, GrpcReceiver, HttpAnswer, HttpReceiver, Options, records_in
+from tests.unit.scripted import refuse_threads
 from tests.unit.tcp_events import event
 
 RESOURCE = (("service.name", "kernob"), ("host.name", "web-01"))
@@ -242,6 +243,19 @@ def test_an_endpoint_that_takes_no_logs_is_asked_seldom() -> None:
     assert exporter.close(10)
     assert pauses == [60.0, 33.0]
     assert exporter.lost == 0
+
+
+def test_without_a_thread_events_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tick that hands them over goes on; the first that is granted a thread sends all of them."""
+    granted = refuse_threads(monkeypatch, "kernob-logs")
+    transport = Scripted()
+    transport.released.set()
+    exporter = exporter_with(transport)
+    exporter.submit([event(1)])
+    granted()
+    exporter.submit([event(2)])
+    assert exporter.close(10)
+    assert (len(transport.sent), exporter.lost) == (1, 0)
 
 
 def test_closing_gives_up_in_time(caplog: pytest.LogCaptureFixture) -> None:

@@ -36,6 +36,7 @@ from tests.unit.scripted import (
     WHERE,
     Bench,
     announcing,
+    refuse_threads,
 )
 
 
@@ -74,6 +75,23 @@ def test_an_empty_batch_sends_nothing_and_is_acknowledged(bench: Bench) -> None:
     bench.finish()
     assert bench.transport.bodies == []
     assert len(bench.exporter.acknowledged()) == 1
+
+
+def test_without_a_thread_the_tick_goes_on(
+    bench: Bench, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Said once; with the first tick that is granted a thread everything is sent."""
+    granted = refuse_threads(monkeypatch, "kernob-export")
+    bench.set(bench.add(1), 10)
+    bench.tick()
+    bench.tick()
+    granted()
+    assert bench.transport.bodies == []
+    bench.tick()
+    assert bench.finish()
+    assert bench.transport.values() == [[0, 10]]
+    assert lines(caplog)[0] == f"cannot export to {WHERE}: no thread can be started; totals are kept"
+    assert len(lines(caplog)) == 2
 
 
 def test_failures_are_retried_until_the_endpoint_answers(

@@ -193,6 +193,39 @@ def test_a_hosts_file_is_read_again_when_it_changed(tmp_path: Path) -> None:
     assert files.name_of(7, "10.0.0.7") == b""
 
 
+def test_hosts_files_are_bounded_whatever_is_written_to_them(tmp_path: Path) -> None:
+    """One that is rewritten all the time is kept once, and read once in 5 s; large ones make others go."""
+    clock = Clock()
+    files = HostsFiles(tmp_path, clock)
+    shared = tmp_path / "hosts"
+    shared.write_text("10.0.0.1 a0")
+    for pid in range(1, 11):
+        folder = tmp_path / str(pid) / "root" / "etc"
+        folder.mkdir(parents=True)
+        (folder / "hosts").hardlink_to(shared)
+    assert [files.name_of(1, "10.0.0.1"), len(files)] == [b"a0", 1]
+    for pid in range(2, 11):
+        shared.write_text(f"10.0.0.1 a{pid}{'x' * pid}")
+        assert files.name_of(pid, "10.0.0.1") == b"a0"
+    clock.now += 5
+    assert [files.name_of(2, "10.0.0.1"), len(files)] == [b"a10" + b"x" * 10, 1]
+    for number in range(20, 30):
+        folder = tmp_path / str(number) / "root" / "etc"
+        folder.mkdir(parents=True)
+        lines = (f"10.{i >> 16}.{i >> 8 & 255}.{i & 255} h\n" for i in range(30_000))
+        (folder / "hosts").write_text("".join(lines))
+        files.name_of(number, "10.0.0.1")
+    assert files.name_of(29, "10.0.0.9") == b"h"
+    assert 20_000 < len(files) <= 65_536
+    cut = tmp_path / "29" / "root" / "etc" / "hosts"
+    cut.write_text("#" * ((1 << 18) - 12) + "\n10.9.9.9 database\n")
+    clock.now += 5
+    assert files.name_of(29, "10.9.9.9") == b""
+    cut.write_text("#" * ((1 << 18) - 30) + "\n10.9.9.9 database\n")
+    clock.now += 5
+    assert files.name_of(29, "10.9.9.9") == b"database"
+
+
 def test_the_least_used_go_first_and_are_counted() -> None:
     """A name that is asked for stays; what was lost though it still held is told."""
     table, _clock = names(capacity=3)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import io
+import re
 from typing import Any
 
 from rich.console import Console
@@ -30,10 +31,10 @@ def report(*, loops: bool) -> dict[str, Any]:
     return document({"forks": 1234, "execs": 14, "exits": 1200}, turns, found, [END], 20, 0)
 
 
-def shown(answer: dict[str, Any]) -> str:
+def shown(answer: dict[str, Any], width: int = 160) -> str:
     """The page as text."""
-    console = Console(width=160, file=io.StringIO(), highlight=False)
-    console.print(page(answer, 160))
+    console = Console(width=width, file=io.StringIO(), highlight=False)
+    console.print(page(answer, width))
     return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
 
 
@@ -46,6 +47,22 @@ def test_a_loop_stands_first() -> None:
     assert "keep.sh (100)" in text
     assert "4.8 ms" in text
     assert "SIGSEGV, core dumped" in text
+
+
+def test_long_names_and_command_lines_cut_no_other_column() -> None:
+    """Each end is one line with its time, PID, life and reason whole; a name keeps its end, too."""
+    name = "a-very-long-named-worker-of-the-billing-department.py"
+    program = Program("python3.11", name, name)
+    end = Happening(10**18, EXIT, 3 << 8, False, 4711, 5, 0.4, 100, "sh", program, "/usr/bin/x " * 30)
+    turns = [ProgramTurns(program, 1, 1, {3 << 8: 1})]
+    for width in (80, 100, 120):
+        text = shown(document({"forks": 1, "execs": 1, "exits": 1}, turns, [], [end], 20, 0), width)
+        (line,) = (each for each in text.splitlines() if "4711" in each)
+        assert re.match(r"09-09 01:46:40\.000  a-very-l\S*…\S*t\.py +4711  400\.0 ms  exit code 3", line), (
+            line
+        )
+        assert ("/usr/bin/x" in line) == (width >= 100)
+        assert max(map(len, text.splitlines())) <= width
 
 
 def test_calm_is_said() -> None:

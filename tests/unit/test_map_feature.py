@@ -27,6 +27,7 @@ from kernob.state.map_series import EDGE
 from kernob.state.series import SeriesStore
 from kernob.state.store import Store
 from tests.unit.records import closed, fates, flow_key, live
+from tests.unit.series_points import points_of
 
 NETNS = 4026531840
 S = 10**9
@@ -41,6 +42,7 @@ class Proc:
 
     def __init__(self) -> None:
         self.sockets: dict[int, tuple[ListeningSocket, int]] = {}
+        self.commands: dict[int, tuple[str, ...]] = {}
         self.host = NETNS
 
     def listen(self, pid: int, address: str, port: int) -> None:
@@ -58,8 +60,8 @@ class Proc:
     def holders(self, inodes: Collection[int]) -> dict[int, int]:
         return {inode: self.sockets[inode][1] for inode in inodes}
 
-    def command_line(self, _pid: int) -> tuple[str, ...]:
-        return ()
+    def command_line(self, pid: int) -> tuple[str, ...]:
+        return self.commands.get(pid, ())
 
     def map(self, _name: str) -> Proc:
         """The kernel side's listeners, as the map that tells whether anything changed."""
@@ -82,6 +84,7 @@ class World:
         )
         self.map = Map(chosen, self.store, self.known, self.connections, places, kept)
         self.now_s = 0
+        self.ahead_s = 0  # of the wall clock
         self.events: list[Event] = []
 
     def _resolve(self, key: ProcessKey) -> ProcessInfo:
@@ -94,7 +97,7 @@ class World:
         sockets = live()
         growth = self.known.flows.update(keys, values, sockets, self.now_s)
         self.known.learn()
-        now_ns = BEGIN_NS + self.now_s * S
+        now_ns = BEGIN_NS + (self.now_s + self.ahead_s) * S
         since_ns = now_ns - seconds * S
         nothing = np.zeros(0, np.dtype([("flow", keys.dtype), ("kind", "u1")]))
         self.connections.update(fates(*facts), (nothing, np.zeros(0)), sockets, since_ns)
@@ -188,6 +191,86 @@ def test_a_service_that_starts_late_takes_over_its_address(tmp_path: Path) -> No
     assert world.edges() == {("vm/app", "vm/redis", 6379)}
     (row,) = world.map.reports()["map"]({})["edges"]
     assert (row["connections"], row["failures"], row["tx_bytes"]) == (2, 1, 100)
+    (known,) = world.map.reports()["destinations"]({})["destinations"]
+    assert (known["target"], known["port"], known["first_unix_ns"]) == (
+        "vm/redis",
+        6379,
+        BEGIN_NS + TICK_S * S,
+    )
+    assert len(world.events) == 1
+
+
+def test_the_backend_is_told_that_an_edge_was_another_one(tmp_path: Path) -> None:
+    """For two minutes it stands at 0; then it ends, and at once where it begins anew."""
+    world = World(tmp_path)
+    world.services |= {1: "app", 2: "redis"}
+    key = flow_key(1, "10.0.0.5", 6379)
+
+    def stands() -> dict[str, int]:
+        """Edges by the address dialled or the service that answers."""
+        batch = world.store.batch(BEGIN_NS + world.now_s * S, everything=True)
+        world.store.acknowledge(batch)
+        found = {}
+        for point in points_of(batch, EDGE.name):
+            names = {each.key: each.value.string_value for each in point.attributes}
+            if not point.flags & 1:  # one that ended says so once
+                found[names["target"]] = point.as_int
+        return found
+
+    world.tick([], [connection(key, Outcome.REFUSED)])
+    assert stands() == {"ip/10.0.0.5": 1}
+    world.proc.listen(2, "10.0.0.5", 6379)
+    world.tick(both_ends(1, 2, 6379, "10.0.0.5"), [connection(key)])
+    assert stands() == {"ip/10.0.0.5": 0, "vm/redis": 1}
+    world.tick(both_ends(1, 2, 6379, "10.0.0.5"), [])
+    assert stands() == {"ip/10.0.0.5": 0, "vm/redis": 1}
+    world.tick(both_ends(1, 2, 6379, "10.0.0.5"), [])
+    assert stands() == {"vm/redis": 1}
+
+
+def published(directory: Path) -> World:
+    """app dials a port that docker-proxy holds for web."""
+    world = World(directory)
+    world.services |= {1: "app", 3: "docker-proxy", 4: "web"}
+    mapping = "-host-ip 0.0.0.0 -host-port 8080 -container-ip 10.0.0.5 -container-port 8000"
+    world.proc.commands[3] = ("/usr/bin/docker-proxy", *mapping.split())
+    world.proc.listen(3, "0.0.0.0", 8080)
+    world.proc.listen(4, "10.0.0.5", 8000)
+    return world
+
+
+def test_an_edge_through_a_published_port_waits_for_what_the_proxy_accepts(tmp_path: Path) -> None:
+    """It accepted nothing in two ticks: the kernel translates. All that moved meanwhile is the edge's."""
+    world = published(tmp_path)
+    key = flow_key(1, "10.0.0.5", 8080)
+    for _ in range(2):
+        world.tick([(key, 10, 20)], [connection(key)])
+        assert world.edges() == set()
+    world.tick([(key, 10, 20)], [connection(key)])
+    assert world.edges() == {("vm/app", "vm/web", 8080)}
+    (row,) = world.map.reports()["map"]({})["edges"]
+    assert (row["connections"], row["tx_bytes"], row["rx_bytes"]) == (3, 30, 60)
+
+
+def test_a_proxy_that_is_seen_accepting_late_is_between_from_the_beginning(tmp_path: Path) -> None:
+    """A tick late, on a busy machine: no edge past it was ever told."""
+    world = published(tmp_path)
+    key = flow_key(1, "10.0.0.5", 8080)
+    world.tick([(key, 10, 20)], [connection(key)])
+    accepted = flow_key(3, "10.0.0.5", 8080, role=2, local="10.0.0.5")
+    world.tick([(accepted, 20, 10), *both_ends(3, 4, 8000, "10.0.0.5")], [])
+    assert world.edges() == {("vm/app", "vm/docker-proxy", 8080), ("vm/docker-proxy", "vm/web", 8000)}
+
+
+def test_a_client_that_ends_in_doubt_has_its_edge(tmp_path: Path) -> None:
+    """By what is known then."""
+    world = published(tmp_path)
+    key = flow_key(1, "10.0.0.5", 8080)
+    world.tick([(key, 10, 20)], [connection(key)])
+    del world.services[1]
+    for _ in range(2):
+        world.tick([], [])
+    assert world.edges() == {("vm/app", "vm/web", 8080)}
 
 
 def test_another_service_on_the_same_port_is_another_edge(tmp_path: Path) -> None:
@@ -307,3 +390,54 @@ def test_other_namespaces_are_other_hosts_where_one_says_so(tmp_path: Path) -> N
         server = (flow_key(1, "198.51.100.7", 80, role=2, local="10.0.0.5"), 1, 1)
         world.tick([client, server], [])
         assert len(world.edges()) == expected
+
+
+def test_a_clock_that_is_set_right_forgets_edges_and_not_what_their_flows_move(tmp_path: Path) -> None:
+    """A machine that starts in 1970: all it saw is out of date at once; whatever goes on is told anew."""
+    world = World(tmp_path)
+    world.services |= {1: "app", 2: "cron"}
+    flow, other = flow_key(1, "192.0.2.1", 443), flow_key(2, "192.0.2.2", 443)
+    world.tick([(flow, 10, 20), (other, 1, 1)], [])
+    world.ahead_s = 200 * 86400
+    world.tick([], [])
+    assert world.edges() == set()
+    world.tick([(flow_key(1, "192.0.2.3", 443), 5, 5)], [])  # takes the place of one that is gone
+    world.tick([(flow, 10, 20), (other, 1, 1)], [])
+    edges = {
+        (row["source"], row["target"]): row["tx_bytes"] for row in world.map.reports()["map"]({})["edges"]
+    }
+    assert edges == {
+        ("vm/app", "ip/192.0.2.3"): 5,
+        ("vm/app", "ip/192.0.2.1"): 10,
+        ("vm/cron", "ip/192.0.2.2"): 1,
+    }
+
+
+def test_an_edge_that_makes_room_ends_its_series(tmp_path: Path) -> None:
+    """In a map that is full of edges unseen for an hour, also where they are exported for a day."""
+    world = World(tmp_path, max_map_edges=100, map_active_s=86_400.0)
+    for number in range(100):
+        world.services[number + 1] = f"app-{number}"
+    world.tick([(flow_key(number + 1, "192.0.2.1", 443), 1, 1) for number in range(100)], [])
+    world.tick([(flow_key(1, "192.0.2.1", 443), 1, 1)], [], seconds=4000)
+    world.tick([(flow_key(1, "192.0.2.9", 443), 7, 7)], [])
+    rows = {
+        (row["source"], row["target"]): row["tx_bytes"] for row in world.map.reports()["map"]({})["edges"]
+    }
+    assert len(rows) == 100
+    assert rows["vm/app-0", "ip/192.0.2.9"] == 7
+    world.store.acknowledge(world.store.batch(1))
+    assert len(world.store.block(EDGE)) == 100
+
+
+def test_a_service_that_takes_over_a_port_is_a_new_destination(tmp_path: Path) -> None:
+    """Although the client's flow goes on."""
+    world = World(tmp_path)
+    world.services |= {1: "app", 2: "redis", 3: "valkey"}
+    world.proc.listen(2, "127.0.0.1", 6379)
+    world.tick(both_ends(1, 2, 6379), [])
+    world.proc.listen(3, "127.0.0.1", 6379)
+    world.tick(both_ends(1, 3, 6379), [])
+    known = {row["target"] for row in world.map.reports()["destinations"]({})["destinations"]}
+    assert known == {"vm/redis", "vm/valkey"}
+    assert len(world.events) == 2

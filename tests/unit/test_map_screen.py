@@ -25,7 +25,8 @@ from kernob.state.map_history import write_destinations, write_map
 from kernob.state.series import SeriesStore
 from kernob.state.service_map import MapState
 from kernob.state.store import FILE_NAME, migrate
-from kernob.ui.map_formats import graph_of
+from kernob.ui.map import tree
+from kernob.ui.map_formats import Edge, Graph, Node, graph_of
 
 DAY_NS = 86_400 * 10**9
 HOSTILE = '</script><script>alert(1)</script>"]\x1b[31m'
@@ -72,14 +73,35 @@ def test_the_tree_has_every_edge_of_the_last_day(kernob: Callable[..., Result]) 
     """By who connects; with figures; nothing that a terminal would obey."""
     done = kernob("map")
     assert done.exit_code == 0, done.output
-    assert re.search(
-        r"^app:80\n└─▶ redis:6379 +localhost +2.0 KiB sent +100 B received +3 conn", done.output, re.MULTILINE
+    assert re.search(r"^app:80\n└─▶ redis:6379 +localhost +2\.05 kB +100 B +3$", done.output, re.MULTILINE), (
+        done.output
     )
     assert re.search(r"^external clients\n└─▶ app:80 ", done.output, re.MULTILINE)
     assert "old.example" not in done.output
-    assert "3 connections, 1 failed" in done.output
+    assert re.search(r"external +2\.05 kB +100 B +3 +1$", done.output, re.MULTILINE)
+    assert re.search(r"^ +CLASS +SENT +RECEIVED +CONNS +FAILED +SCORE WORST$", done.output, re.MULTILINE)
     assert "\x1b" not in done.output
     assert "5 nodes, 3 edges" in done.output
+
+
+def test_a_tree_fits_its_terminal_and_cuts_only_names() -> None:
+    """From 80 columns on; figures stand whole, a name keeps its port; the score is the composite one."""
+    long = "payments-and-more-payments.internal.shop.example.com"
+    graph = Graph(
+        {"vm/a": Node("vm/a", "service", "a", "localhost"), "dns/b": Node("dns/b", "name", long, "external")},
+        (Edge(
+            "vm/a", "dns/b", 443, "self-hosted", "192.0.2.1", 10**12, 5, 1_234_567, 89_012, 0, 0,
+            {"reliability": 0.9, "packet_health": 0.2, "composite": 0.41},
+        ),),
+    )  # fmt: skip
+    for width in (80, 120):
+        lines = tree(graph, width=width).splitlines()
+        assert max(map(len, lines)) <= width
+        assert re.fullmatch(
+            r"└─▶ payments\S*…\S*m :443 +self-hosted 1.00 TB +5 B +1.23M 89,012 +0.41.*", lines[2]
+        )
+    assert lines[2].endswith(" 0.41 packet health")
+    assert lines[0].endswith(" SCORE WORST")
 
 
 def test_since_class_and_host(kernob: Callable[..., Result]) -> None:
@@ -87,8 +109,9 @@ def test_since_class_and_host(kernob: Callable[..., Result]) -> None:
     assert "old.example" in kernob("map", "--since", "30d").output
     assert "1 edges" in kernob("map", "--class", "localhost").output
     assert "3 edges" in kernob("map", "--host", "vm").output
-    refused = kernob("map", "--host", "nope")
-    assert refused.exit_code == 1
+    for other in ("nope", "dns", "ip", "clients"):  # what other nodes' ids begin with is no host
+        refused = kernob("map", "--host", other)
+        assert (refused.exit_code, refused.output) == (1, ""), other
 
 
 def test_json_dot_and_mermaid(kernob: Callable[..., Result]) -> None:
@@ -151,3 +174,6 @@ def test_the_baseline_is_listed_and_changed(kernob: Callable[..., Result]) -> No
     assert kernob("destinations", "forget", "app", "old.example").output == "1 forgotten\n"
     assert kernob("destinations", "forget", "app", "old.example").exit_code == 1
     assert kernob("destinations", "accept").exit_code == 2
+    # in a pattern only * and ? are special: this is a name, as it is shown
+    hostile = kernob("destinations", "accept", HOSTILE, "192.0.2.2")
+    assert (hostile.exit_code, hostile.output) == (0, "1 accepted\n")

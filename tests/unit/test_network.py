@@ -104,6 +104,8 @@ def test_services_are_called_by_command_line_or_group_and_port() -> None:
     assert rules.service_of(info(cgroup=group), frozenset({8080})) == "legacy"
     assert rules.service_of(info(cgroup=group), frozenset({8081})) == ""
     assert rules.wants_ports
+    rules = network_text.parse('[[service]]\nname = "n"\ncommand = "*[job]*"')
+    assert [rules.service_of(info((f"x{args}y",))) for args in ("[job]", "j")] == ["n", ""]
 
 
 def test_names_of_addresses_come_before_what_resolvers_say() -> None:
@@ -121,6 +123,99 @@ def test_a_flow_has_the_class_of_its_hostname() -> None:
     known.classify_by(network_text.parse(TEXT).class_of)
     key = flow_key(peer="198.51.100.1", port=5432)
     assert known.there(known.processes.of(key[:10]), key).peer_class is PeerClass.INTERNAL
+
+
+FOLDS = """
+[[fold]]
+networks = ["203.0.113.0/24", "2001:db8::/32"]
+
+[[fold]]
+networks = ["203.0.0.0/16"]
+ports = [443, "8000-8100"]
+
+[[fold]]
+hosts = ["*.S3.example", "db-??.example"]
+
+[names]
+"203.0.113.7" = "vault.corp.example"
+"""
+
+
+@pytest.mark.parametrize(
+    ("address", "host", "port", "expected"),
+    [
+        ("203.0.113.9", "", 22, "203.0.113.0/24"),
+        ("::ffff:203.0.113.9", "", 22, "203.0.113.0/24"),
+        ("2001:db8:1::9", "", 443, "2001:db8::/32"),
+        ("203.0.112.9", "", 443, "203.0.0.0/16"),
+        ("203.0.112.9", "", 8100, "203.0.0.0/16"),
+        ("203.0.112.9", "", 22, ""),
+        ("198.51.100.1", "", 443, ""),
+        ("203.0.113.9", "api.example", 443, ""),  # a hostname is worth more than a network
+        ("203.0.113.9", "a.b.s3.example", 443, "*.s3.example"),
+        ("198.51.100.1", "db-07.example", 5432, "db-??.example"),
+        ("198.51.100.1", "db-7.example", 5432, ""),
+        ("", "", 0, ""),
+    ],
+)
+def test_a_destination_is_folded_by_the_first_rule_that_fits(
+    address: str, host: str, port: int, expected: str
+) -> None:
+    """Hostnames by patterns only, addresses without one by networks; ports narrow both."""
+    assert network_text.parse(FOLDS).fold_of(address, host, port) == expected
+    assert NetworkFile().fold_of(address, host, port) == ""
+
+
+def test_the_loopback_is_never_folded() -> None:
+    """Its addresses are another place on each host."""
+    rules = network_text.parse('[[fold]]\nnetworks = ["0.0.0.0/0", "::/0"]')
+    assert rules.fold_of("127.0.0.53", "", 53) == rules.fold_of("::1", "", 53) == ""
+    assert rules.fold_of("10.0.0.1", "", 53) == "0.0.0.0/0"
+
+
+def test_folds_that_are_odd_are_warned_of() -> None:
+    """What an earlier one leaves nothing for, the loopback, and a class that only some of it has."""
+    text = """
+[[fold]]
+networks = ["10.0.0.0/8", "10.1.0.0/16", "127.0.0.0/8"]
+[[fold]]
+networks = ["203.0.112.0/23"]
+hosts = ["*.example"]
+[[fold]]
+hosts = ["*.db.example"]
+ports = [5432]
+[[class]]
+class = "self-hosted"
+networks = ["203.0.113.0/24", "10.0.0.0/8"]
+"""
+    assert network_text.parse(text).warnings() == [
+        (2, "10.1.0.0/16: nothing is folded to it: line 2 comes first"),
+        (2, "127.0.0.0/8: addresses of the loopback are not folded"),
+        (
+            4,
+            "203.0.112.0/23: line 10 has its own class for 203.0.113.0/24; the node's class is that of who "
+            "is seen first",
+        ),
+        (7, "*.db.example: nothing is folded to it: line 4 comes first"),
+    ]
+
+
+def test_check_says_which_fold_is_hit(tmp_path: Path) -> None:
+    """With the network or pattern, and its line; a name of the file keeps an address from its network."""
+    file = tmp_path / "network.toml"
+    file.write_text(FOLDS)
+    asked = ["203.0.113.9", "203.0.113.7", "203.0.1.1", "203.0.1.1:443", "x.s3.example", "127.0.0.1"]
+    run = CliRunner().invoke(network, ["check", str(file), *asked])
+    assert run.exit_code == 0
+    assert run.output.splitlines() == [
+        "203.0.113.9: external by default, since no rule matches, folded to 203.0.113.0/24 by line 2",
+        "203.0.113.7: external by default, since no rule matches, named vault.corp.example",
+        "203.0.1.1: external by default, since no rule matches",
+        "203.0.1.1:443: external by default, since no rule matches, folded to 203.0.0.0/16 by line 5",
+        "x.s3.example: no rule matches the name; its address decides, folded to *.s3.example by line 9",
+        "127.0.0.1: localhost by default, since no rule matches",
+    ]
+    assert CliRunner().invoke(network, ["check", str(file)]).output.endswith("0 long polls, 5 folds\n")
 
 
 INTERNAL = '[[class]]\nclass = "internal"\n'
@@ -148,6 +243,15 @@ INTERNAL = '[[class]]\nclass = "internal"\n'
         ('[[service]]\nname = "x"', "2:1", "needs cgroup, command or ports"),
         ('[[service]]\ncommand = "x"', "1:3", "name must be"),
         ("[[class]]\nclass = internal", "2:9", ""),
+        ("[[fold]]", "1:3", "fold: needs networks or hosts"),
+        ("[[fold]]\nports = [1]", "2:1", "fold: needs networks or hosts"),
+        ('[[fold]]\nname = "cdn"', "2:1", "unknown key 'name'"),
+        ('[fold]\nnetworks = ["10.0.0.0/8"]', "1:2", "'fold' must be written as [[fold]]"),
+        ('[[fold]]\nnetworks = ["10.0.0.0/8"]\n[[fold]]\nnetworks = ["10.0.0.1/8"]', "4:1", "host bits set"),
+        ('[[fold]]\nnetworks = ["10.0.0.1/32"]', "2:1", "one address: nothing to fold"),
+        ('[[fold]]\nnetworks = ["::1"]', "2:1", "one address: nothing to fold"),
+        ('[[fold]]\n  hosts = ["a.example"]', "2:3", "one hostname: nothing to fold; use * or ?"),
+        ('[[fold]]\nhosts = ["*.a/b"]', "2:1", "is no hostname"),
     ],
 )
 def test_a_mistake_is_told_with_its_place(text: str, place: str, said: str) -> None:

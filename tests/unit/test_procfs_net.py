@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kernob.kernel.proc_sockets import listening_ports_of
 from kernob.kernel.procfs import InterfaceCounters, ProcFs, Route
 from kernob.state.names import sanitize, split_args
 from tests.unit.proc_tree import HOST_NETNS, OTHER_NETNS, add_process, own_netns, reader
@@ -29,6 +30,17 @@ def tcp_table(*rows: tuple[int, str], width: int = 8) -> bytes:
         for n, (port, state) in enumerate(rows)
     ]
     return TCP_HEADING + "".join(lines).encode()
+
+
+def test_a_descriptor_that_closes_meanwhile_hides_no_listener(tmp_path: Path) -> None:
+    """Of a process's descriptors one cannot be followed any more; the ports of the others are found."""
+    table = tcp_table((22, "0A"), (443, "0A"), (80, "01"))
+    folder = add_process(tmp_path, 7, net_tcp=table, net_tcp6=tcp_table((8080, "0A"), width=32))
+    (folder / "fd").mkdir()
+    (folder / "fd" / "3").write_text("no link any more")
+    for number, inode in ((4, 0), (5, 1)):
+        (folder / "fd" / str(number)).symlink_to(f"socket:[{inode}]")
+    assert listening_ports_of(tmp_path / "proc", 7) == {22, 443, 8080}
 
 
 def test_listeners_of_every_namespace_are_found_once(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from kernob.export.telemetry import OWN_METRICS
 from kernob.probes import lifecycle, syscalls, tcp, traffic
 from kernob.state import baseline, map_series, score_series
 from kernob.state.blocked import BLOCKED
+from kernob.ui.doctor import REMEDIES
 from scripts.metrics_doc import prometheus_name
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -114,6 +115,21 @@ def test_metrics_of_ours_exist_under_that_name(file: Path) -> None:
     used = set(re.findall(r"\b(kernob_[a-z_]+)[{\[)]", file.read_text()))
     used |= set(re.findall(r"\b(process_network_io[a-z_]*)", file.read_text()))
     assert used - known - labels == set()
+
+
+def test_every_cause_of_a_loss_is_in_the_runbook() -> None:
+    """With what is missing and what to do, as in `kernob doctor`: whoever is woken finds the cause."""
+    sources = "".join(file.read_text() for file in (ROOT / "kernob").rglob("*.py"))
+    causes = set(
+        re.findall(
+            r'"(\w+)": (?:int\((?:counts|session\.losses\(\))\[|sum\(s\.recursion|self\.\S+folded)', sources
+        )
+    )
+    causes |= set(re.findall(r'losses\["(\w+)"\] = ', sources)) | {"names_full", "names_undecoded", "decode"}
+    assert {"map_full", "ring_full", "event_store", "recursion", "series_cap"} <= causes
+    table = (PLACE / "README.md").read_text().partition("\n### KernobLosses\n")[2].partition("\n### ")[0]
+    assert causes - set(re.findall(r"`(\w+)`", table)) == set()
+    assert causes == set(REMEDIES)
 
 
 def test_devices_and_loopback_are_those_of_the_dashboards() -> None:

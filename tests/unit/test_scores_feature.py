@@ -231,6 +231,20 @@ def test_beyond_the_cap_nothing_is_scored_and_it_is_counted() -> None:
     }  # fmt: skip
 
 
+def test_what_found_no_room_is_scored_once_there_is_some() -> None:
+    """A burst of destinations (a scan, a load test) fills the cap; what goes on is scored after it."""
+    fixture = Fixture(max_scores=2)
+    fixture.tick(connect(CLIENT, OK, 5), connect(ELSEWHERE, OK, 5), connect(OTHER_PORT, OK, 5))
+    assert fixture.of(80) == {}
+    for _ in range(63):  # the burst's are silent for a window, two buckets, and one until it is looked again
+        assert fixture.scores.folded == 1
+        fixture.tick(connect(OTHER_PORT, REFUSED, 5), connect(ELSEWHERE, OK, 5))
+    assert fixture.of(80)["reliability"] == pytest.approx(0, abs=0.01)
+    assert fixture.of(443, "s2")["reliability"] == 1
+    assert fixture.of(443) == {}
+    assert fixture.scores.folded == 1
+
+
 def test_the_latest_failure_has_its_events_time() -> None:
     """To the microsecond; an event of another kind or destination changes nothing."""
     fixture = Fixture()

@@ -75,6 +75,25 @@ def test_an_explanation_is_the_sum(reports: dict[str, Any]) -> None:
     )
 
 
+def test_a_fast_destination_is_excused_up_to_the_slack() -> None:
+    """A usual answer of 0.1 ms: 1 up to 5.1 ms, and from there on 0, not "0 from 1 ms" below that."""
+    fixture = Fixture()
+    fixture.tick(connect(CLIENT, OK, 3))
+    fixture.tick(measured=responses(150, 0.0001), step_s=1)
+    for _ in range(6):
+        fixture.tick(step_s=1)
+    (row,) = fixture.scores.reports()["score"]({"host": "10.0.0.9:443"})["dependencies"]
+    (latency,) = (each for each in row["dimensions"] if each["name"] == "latency")
+    answers = latency["durations"]["response"]
+    assert answers["baseline_s"] < 0.0005
+    assert answers["bad_s"] == answers["good_s"] > 0.005
+    each = {"samples": 9, "p95_s": 4e-4, "baseline_s": 5e-4, "objective": False, "good_s": 5.5e-3}
+    assert scores._timed("connect", {**each, "bad_s": 5.5e-3}, 5) == (
+        "connect p95 0.4 ms, usual 0.5 ms: 1 up to 5.5 ms, 0 beyond"
+    )
+    assert scores._timed("connect", {**each, "bad_s": 6e-3}, 5).endswith("1 up to 5.5 ms, 0 from 6 ms")
+
+
 def test_names_cannot_write_to_the_terminal(reports: dict[str, Any]) -> None:
     """Whatever a process or a name server chose."""
     for row in (*reports["scores"]["dependencies"], *reports["score"]["dependencies"]):

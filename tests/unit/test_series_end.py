@@ -250,3 +250,25 @@ def test_no_total_is_lost_whatever_the_network_does(
     assert all((first.as_int, first.time_unix_nano) == (0, first.start_time_unix_nano)
                for first in backend.first.values())  # fmt: skip
     assert len(block) == len(slot_of)
+
+
+def test_a_gauge_that_comes_and_goes_during_an_outage_is_one_series() -> None:
+    """Nothing is acknowledged, and it ends and comes back 100 times: one series, with its latest value."""
+    store = SeriesStore()
+    block = store.block(FILL)
+    for tick in range(100):
+        slot = block.admit((("map", "flows"),), START_NS + tick * SECOND_NS)
+        other = block.admit((("map", "socks"),), START_NS + tick * SECOND_NS)
+        block.set(slots(slot, other), values(tick / 100, 0.5))
+        late = store.batch(START_NS + tick * SECOND_NS)
+        block.end(slots(slot, other))
+    assert len(block) == 2
+    block.set(slots(block.admit((("map", "flows"),), START_NS + 100 * SECOND_NS)), values(0.25))
+    store.acknowledge(late)
+    batch = store.batch(START_NS + 100 * SECOND_NS)
+    said = {p.attributes[0].value.string_value: p for p in points_of(batch, FILL.name)}
+    assert (said["flows"].as_double, said["flows"].flags) == (0.25, 0)
+    assert said["socks"].flags == GONE
+    store.acknowledge(batch)
+    assert len(block) == 1
+    assert len(store.batch(START_NS + 101 * SECOND_NS)) == 0

@@ -189,6 +189,69 @@ def test_a_scanner_is_summed_up() -> None:
     assert len(baseline.see(to("192.0.2.9"), NOW - 2 * DAY_S * S, NOW + 61 * S)) == 1
 
 
+def test_a_destination_that_was_another_one_all_the_time_is_known_as_that() -> None:
+    """Since its first sight, in the state it had; what was known of the other one stays, but for the time."""
+    since, was, link = NOW - 2 * DAY_S * S, to("10.0.0.5", 8080), to_service("web", 8080)
+    for is_known, expected in ((False, DestinationState.NEW), (True, DestinationState.ACCEPTED)):
+        baseline = make_baseline()
+        baseline.see(was, since, NOW)
+        if is_known:
+            baseline.see(link, since, NOW + S)
+            baseline.accept([("app", "vm/web", 8080)])
+        baseline.move(was, link)
+        (row,) = baseline.rows()
+        assert (row.target, row.address, row.state, row.first_unix_ns) == (
+            "vm/web",
+            "127.0.0.1",
+            expected,
+            NOW,
+        )
+        assert baseline.changes() == ([row], [("app", "ip/10.0.0.5", 8080)])
+        assert baseline.see(link, since, NOW) == []
+    baseline.move(was, link)
+    baseline.move(link, folded(link))
+    assert baseline.rows() == []
+
+
+def test_a_clock_that_goes_back_holds_nothing_up() -> None:
+    """What was seen in the future stays as new as it was; single events are told again at once."""
+    state = MapState(1000, folded)
+    grow(state, to("192.0.2.1"), 1, NOW)
+    edge = grow(state, to("192.0.2.1"), 1, NOW - 10_000 * S)
+    state.touch(np.array([edge]), NOW - 9_000 * S)
+    state.expire(NOW - S)
+    assert [row.last_unix_ns for row in state.rows()[1]] == [NOW]
+    baseline = make_baseline(per_minute=1)
+    since = NOW - 2 * DAY_S * S
+    assert [len(baseline.see(to("192.0.2.1", port), since, NOW)) for port in (1, 2)] == [1, 0]
+    baseline.export(NOW)
+    assert len(baseline.see(to("192.0.2.1", 3), since, NOW - 3600 * S)) == 1
+
+
+def test_a_baseline_that_fills_up_gives_the_old_and_unused_away(caplog: pytest.LogCaptureFixture) -> None:
+    """Not what was accepted or is on the map; where all is, one line, and what is missed is counted."""
+    baseline = Baseline(SeriesStore(), DAY_S, 10, most=100)
+    since = NOW - 2 * DAY_S * S
+    for number in range(95):
+        baseline.see(to("192.0.2.1", number + 1), since, NOW + number)
+    baseline.accept([("app", "ip/192.0.2.1", 1)])
+    baseline.changes()
+    baseline.trim(lambda key: key[2] == 2)
+    ports = [row.port for row in baseline.rows()]
+    assert ports == [1, 2, *range(18, 96)]
+    assert len(baseline.changes()[1]) == 15
+    for number in range(1000, 1030):
+        baseline.see(to("192.0.2.1", number), since, NOW)
+    assert (len(baseline), baseline.folded) == (100, 10)
+    for _ in range(2):
+        baseline.trim(lambda _key: True)
+    assert len(baseline) == 100
+    assert [record.getMessage() for record in caplog.records] == [
+        "100 destinations are known, as many as there is room for: new ones are not told until some are "
+        "forgotten (kernob destinations forget)"
+    ]
+
+
 def test_accepted_and_forgotten(tmp_path: Path) -> None:
     """Accepting changes the state; forgetting makes it new again. The file follows."""
     baseline = make_baseline()

@@ -16,6 +16,7 @@ import pytest
 
 from kernob.errors import AgentUnreachableError, ConfigError, KernobError, PreconditionError
 from kernob.export.socket import MAX_CLIENTS, SnapshotServer
+from kernob.features.feature import no_report
 from kernob.ui.client import SocketFeed, fetch_once, fetch_report
 from kernob.view import MAX_REQUEST_BYTES, Request
 from tests.unit.fake_agent import FAILSAFE_S, FakeAgent, eventually, flow, snapshot
@@ -231,6 +232,30 @@ def test_too_many_clients(agent: FakeAgent, server: SnapshotServer, socket_path:
         assert fetch_once(socket_path).rows[0].pid == 7
 
 
+@pytest.mark.usefixtures("agent")
+@pytest.mark.parametrize("bad", ["kernob-client", "kernob-client-push"])
+def test_without_threads_clients_are_refused_and_later_ones_served(
+    server: SnapshotServer, socket_path: Path, monkeypatch: pytest.MonkeyPatch, bad: str
+) -> None:
+    """Where the system grants no thread, each client hears why, and holds no place once it does again."""
+    start = threading.Thread.start
+
+    def refused(thread: threading.Thread) -> None:
+        if thread.name.startswith(bad):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    for _ in range(MAX_CLIENTS + 1):
+        with Raw(socket_path) as client:
+            with contextlib.suppress(OSError):  # it may have been refused and hung up on already
+                client.say(b'{"want":"snapshot"}')
+            assert "no more threads" in client.hear()["error"]
+        eventually(lambda: server.client_count == 0)
+    monkeypatch.undo()
+    assert fetch_report(socket_path, "echo", {"host": "a"}) == {"words": {"host": "a"}}
+
+
 def test_foreign_uid(agent: FakeAgent, socket_path: Path) -> None:
     """A peer that is neither root nor the agent's own user is refused by its SO_PEERCRED uid."""
     foreign = os.geteuid() + 12345
@@ -356,3 +381,10 @@ def test_close_ends_clients(agent: FakeAgent, socket_path: Path) -> None:
     server.close()
     with pytest.raises(AgentUnreachableError, match="went away"):
         next(views)
+
+
+def test_what_is_switched_off_is_said_with_its_switch() -> None:
+    """Whoever asks for the map of an agent without one learns which setting that is."""
+    assert no_report("destinations", ["scores"]).startswith("KERNOB_MAP=false switches that off, or")
+    assert no_report("lifecycle", []).startswith("KERNOB_LIFECYCLE=false switches that off, or")
+    assert no_report("x", ["b", "a"]) == "this agent has no report 'x'; it has: a, b"

@@ -99,6 +99,7 @@ def test_queries(tmp_path: Path, opened: Callable[..., Store]) -> None:
     assert numbers(tmp_path, EventQuery(service="web*", limit=2)) == [29, 30]
     assert numbers(tmp_path, EventQuery(kinds=(kinds[0],), limit=2)) == [28, 30]
     assert numbers(tmp_path, EventQuery(kinds=tuple(kinds), service="web-0", limit=2)) == [27, 30]
+    assert numbers(tmp_path, EventQuery(service="web-[1]")) == []  # only * and ? are special
     assert numbers(tmp_path, EventQuery(service="'; DROP TABLE events; --")) == []
 
 
@@ -296,6 +297,37 @@ def test_what_is_staged_is_written_with_the_events(tmp_path: Path, opened: Calla
 def _put(number: int, connection: sqlite3.Connection) -> None:
     connection.execute("CREATE TABLE IF NOT EXISTS mine (number INTEGER)")
     connection.execute("INSERT INTO mine VALUES (?)", (number,))
+
+
+def test_an_event_that_does_not_fit_keeps_no_other_out(tmp_path: Path, opened: Callable[..., Store]) -> None:
+    """Half a character becomes a question mark, a count beyond 63 bits the largest; the next one is there."""
+    store = opened()
+    odd = dataclasses.replace(event(1), body="caf\udce9 \u00e9", tx_bytes=2**64 - 1)
+    store.submit([(1, odd)])
+    store.commit()
+    write(store, 2)
+    until(lambda: not store.pending())
+    (_, first), (_, second) = read(tmp_path, ALL)
+    assert (first.body, first.tx_bytes, second) == ("caf? \u00e9", 2**63 - 1, event(2))
+
+
+def test_a_fault_of_ours_does_not_end_storing(tmp_path: Path, opened: Callable[..., Store]) -> None:
+    """What is staged raises what nobody expected, for a while: then it is written, and all events with it."""
+    store = opened()
+    faults = ["our own"]
+
+    def broken(_connection: sqlite3.Connection) -> None:
+        if faults:
+            raise IndexError(faults[0])
+
+    store.stage(broken)
+    write(store, 1)
+    until(lambda: store.problem == "IndexError: our own")
+    faults.clear()
+    write(store, 2)
+    until(lambda: not store.pending() and not store.problem)
+    assert [number for number, _ in read(tmp_path, ALL)] == [1, 2]
+    assert store.staged == 0
 
 
 def test_details_come_back_from_a_file(tmp_path: Path, opened: Callable[..., Store]) -> None:

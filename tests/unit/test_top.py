@@ -147,7 +147,8 @@ def test_without_an_agent_one_is_run(settings: Settings, capsys: pytest.CaptureF
     own.standing = snapshot(*BUSY, second=100)
     assert top.run_top(settings, start_agent=lambda _settings: own, once=True) == 0
     printed, errors = capsys.readouterr()
-    assert errors == f"No agent answers on {settings.socket_path}: running one here meanwhile.\n"
+    assert errors.startswith(f"No agent answers on {settings.socket_path}: starting one here; ")
+    assert errors.count("\n") == 1
     assert "rsync" in printed
     assert own.left
 
@@ -241,8 +242,12 @@ def test_the_terminal_is_restored(settings: Settings, way: bytes | signal.Signal
 @pytest.mark.usefixtures("agent")
 @pytest.mark.parametrize("no_color", [False, True])
 def test_colour(settings: Settings, *, no_color: bool) -> None:
-    """With NO_COLOR nothing is coloured; without, only the terminal's own 16 colours are used."""
-    with Terminal(settings, **({"NO_COLOR": "1"} if no_color else {})) as terminal:
+    """With NO_COLOR nothing is coloured; without, only the terminal's own 16 colours are used.
+
+    And on a terminal of ASCII signs that it lacks are others that look like them.
+    """
+    plain = {"NO_COLOR": "1", "PYTHONIOENCODING": "ascii"}
+    with Terminal(settings, **(plain if no_color else {})) as terminal:
         terminal.read_until(b"LIVE")
         terminal.read_until(b"rsync")
         os.write(terminal.parent, b"q")
@@ -256,6 +261,8 @@ def test_colour(settings: Settings, *, no_color: bool) -> None:
         assert codes >= {b"1", b"7"}
         colours = codes & {b"%d" % code for code in (*range(30, 38), *range(40, 48), 38, 48, *range(90, 108))}
         assert colours == (set() if no_color else {b"32", b"36"})
+        assert terminal.output.isascii() == no_color
+        assert ((b"vSHARE" in terminal.output) and (b"\\u" not in terminal.output)) == no_color
 
 
 @pytest.mark.usefixtures("agent")

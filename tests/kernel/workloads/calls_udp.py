@@ -198,7 +198,7 @@ def udp_reused_socket(ledger: Ledger) -> None:
 
 
 def not_network(ledger: Ledger) -> None:
-    """Unix and netlink sockets, pipes and ping sockets are nobody's TCP or UDP bytes: no series at all."""
+    """Unix, netlink, ping and raw sockets and pipes are nobody's TCP or UDP bytes: no series at all."""
     for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_SEQPACKET):
         left, right = socket.socketpair(socket.AF_UNIX, kind)
         left.send(bytes(1_000))
@@ -218,6 +218,13 @@ def not_network(ledger: Ledger) -> None:
     # an echo request to ourselves: type 8, code 0, checksum of a zero body
     ping.sendto(struct.pack("!BBHHH", 8, 0, 0xF7FF, 0, 0) + bytes(100), ("127.0.0.1", 0))
     ping.recv(200)
+    # raw sockets get copies of everybody's packets: here a datagram and a RST to port 9
+    datagram = struct.pack("!HHHH", 1, 9, 108, 0) + bytes(100)
+    reset = struct.pack("!HHIIBBHHH", 1, 9, 0, 0, 0x50, 4, 0, 0, 0)
+    for number, packet in ((socket.IPPROTO_UDP, datagram), (socket.IPPROTO_TCP, reset)):
+        raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, number)
+        raw.sendto(packet, ("127.0.0.1", 0))
+        raw.recv(200)
 
 
 CASES = (

@@ -126,6 +126,18 @@ def threads(count: int, _program: str) -> dict[str, Any]:
     return {"forks": count, "ends": ends, "spawned": {}}
 
 
+def together(count: int, _program: str) -> dict[str, Any]:
+    """Processes whose threads all end at once."""
+    ends: Counter[int] = Counter()
+    for _ in range(count):
+        if not os.fork():
+            for _ in range(3):
+                threading.Thread(target=time.sleep, args=(10,)).start()
+            os._exit(5)
+        ends[os.wait()[1]] += 1
+    return {"forks": count, "ends": ends, "spawned": {}}
+
+
 def execs(count: int, program: str) -> dict[str, Any]:
     """Each process runs the program three times, one image after the other, then ends with code 4."""
     ends: Counter[int] = Counter()
@@ -157,6 +169,7 @@ CASES = {
     "shell": shell,
     "codes": codes,
     "threads": threads,
+    "together": together,
     "execs": execs,
     "lasting": lasting,
 }
