@@ -98,22 +98,36 @@ static __always_inline u64 sock_of_file(u64 file)
     return READ(u64, socket, OFF_SOCKET_SK);
 }
 
-/* A descriptor of the current process. */
+/*
+ * The descriptors of the current process. Found once, before a loop through several: each read through a
+ * typed pointer costs the verifier a search of the kernel's whole BTF.
+ */
+struct open_files {
+    u64 files; /* struct file *[count]; 0 where it is not known */
+    u32 count;
+};
+
+static __always_inline struct open_files open_files(void)
+{
+    const int direct = TYPED_TASK;
+    u64 files = READ(u64, current_task(direct), OFF_TASK_FILES);
+    u64 table = READ(u64, files, OFF_FILES_FDT);
+
+    return (struct open_files){READ(u64, table, OFF_FDTABLE_FD), READ(u32, table, OFF_FDTABLE_MAX)};
+}
+
+static __always_inline u64 file_at(struct open_files open, u32 fd)
+{
+    const int direct = 0;
+    s64 left = (s64)open.count - fd;
+
+    asm volatile("" : "+r"(left)); /* else each turn of a loop would teach the verifier another least count */
+    return left > 0 ? READ(u64, open.files, 8 * (u64)fd) : 0;
+}
+
 static __always_inline u64 file_of(u32 fd)
 {
-    u64 open;
-
-    {
-        const int direct = TYPED_TASK;
-        u64 files = READ(u64, current_task(direct), OFF_TASK_FILES);
-        u64 table = READ(u64, files, OFF_FILES_FDT);
-
-        if (fd >= READ(u32, table, OFF_FDTABLE_MAX))
-            return 0;
-        open = READ(u64, table, OFF_FDTABLE_FD);
-    }
-    const int direct = 0;
-    return READ(u64, open, 8 * (u64)fd);
+    return file_at(open_files(), fd);
 }
 
 /* In the context of accept(): the connection is the caller's until another process uses it. */

@@ -11,10 +11,11 @@
  *   ppoll        sys_enter_ppoll, sys_exit_ppoll             (the kernel overwrites the timeout, so it is
  * timed) select       sys_enter_x, sys_exit_x of select, pselect6 (likewise; and the set of descriptors) Only
  * an exit with result 0, which means that nothing came in time, goes any further: the sockets behind the
- * descriptors that were waited on for input are looked up, at most 96 (select: all 1024). Cost: see
+ * descriptors that were waited on for input are looked up, at most 96 (select: 256). Cost: see
  * benchmarks/README.md.
  *
- * Blind spots: the 97th descriptor and later; epoll within epoll; io_uring's own timeouts; 32-bit programs.
+ * Blind spots: the 97th (257th) descriptor and later; epoll within epoll; io_uring's own timeouts; 32-bit
+ * programs.
  */
 
 #define WAIT_LEAST_NS    10000000ULL /* shorter ones only look whether something is there */
@@ -22,20 +23,13 @@
 #define EPOLL_DEPTH      16                          /* a red-black tree of 96 nodes is at most 13 deep */
 #define WAIT_IN          (0x1 | 0x2 | 0x40 | 0x2000) /* POLLIN, POLLPRI, POLLRDNORM, POLLRDHUP; as in epoll */
 #define SELECT_WORDS     16                          /* FD_SETSIZE: 1024 descriptors */
+#define SELECT_STEPS     (SELECT_WORDS + 256)        /* to the next word, or the next descriptor in it */
 
 #if defined(__TARGET_ARCH_arm64) || defined(KERNOB_ARCH_ARM64)
 #define CALL_SELECT ~0U /* there is none */
 #else
 #define CALL_SELECT 23 /* its timeout is in microseconds, that of pselect6 in nanoseconds */
 #endif
-
-/* epoll_walks: where the walk through an epoll's descriptors is: one per CPU, too large for the stack. */
-struct epoll_walk {
-    u64 node;
-    u64 depth;
-    u64 later[EPOLL_DEPTH];
-};
-BPF_PERCPU_ARRAY(epoll_walks, struct epoll_walk, 1);
 
 /*
  * timed_waits: thread -> the select or ppoll it is in. Inserted at entry where there is a timeout, deleted at
@@ -46,6 +40,20 @@ struct timed_wait {
     u64 read[SELECT_WORDS];
 };
 BPF_TABLE("hash", u64, struct timed_wait, timed_waits, 4096);
+
+/*
+ * walks: where the walk through a wait's descriptors is: one per CPU, too large for the stack. Written and
+ * read within one run of one program. What stands here may be any number to the verifier, which would follow
+ * each on its own.
+ */
+struct walk {
+    u64 word; /* of a select's set */
+    u64 node; /* of an epoll's tree */
+    u64 depth;
+    u64 later[EPOLL_DEPTH];
+    struct timed_wait wait;
+};
+BPF_PERCPU_ARRAY(walks, struct walk, 1);
 
 /* The wait began before `until_ns` and nothing came: counts on those that had asked by then. */
 static __always_inline void charge_wait(u64 file, u64 until_ns)
@@ -64,7 +72,7 @@ static __always_inline void charge_epoll(u32 epoll, u64 until_ns)
 {
     const int direct = 0;
     int zero = 0;
-    struct epoll_walk *walk = epoll_walks.lookup(&zero);
+    struct walk *walk = walks.lookup(&zero);
     u64 file = file_of(epoll);
 
     if (!walk || !file)
@@ -99,6 +107,8 @@ static __always_inline void charge_epoll(u32 epoll, u64 until_ns)
 /* struct pollfd: descriptor, events asked for, events that came. */
 static __always_inline void charge_poll(u64 polled, u64 count, u64 until_ns)
 {
+    struct open_files open = open_files();
+
     for (int i = 0; i < WAIT_DESCRIPTORS; i++) {
         struct {
             s32 fd;
@@ -109,7 +119,7 @@ static __always_inline void charge_poll(u64 polled, u64 count, u64 until_ns)
         if (i >= count || bpf_probe_read_user(&entry, sizeof(entry), (void *)(polled + 8 * i)))
             break;
         if (entry.fd >= 0 && entry.events & WAIT_IN)
-            charge_wait(file_of(entry.fd), until_ns);
+            charge_wait(file_at(open, entry.fd), until_ns);
     }
 }
 
@@ -211,14 +221,38 @@ int tp__select_enter(u64 *ctx)
     return begin_timed(ctx[6], unit, ctx[3], (s32)ctx[2] > 0 ? (s32)ctx[2] : 0);
 }
 
+/* The number of its lowest bit: how many ones there are below. */
+static __always_inline u64 lowest_bit(u64 word)
+{
+    u64 below = (word & -word) - 1;
+
+    below -= (below >> 1) & 0x5555555555555555;
+    below = (below & 0x3333333333333333) + ((below >> 2) & 0x3333333333333333);
+    below = (below + (below >> 4)) & 0x0f0f0f0f0f0f0f0f;
+    return below * 0x0101010101010101 >> 56;
+}
+
 int tp__select_exit(u64 *ctx)
 {
-    struct timed_wait wait;
+    int zero = 0;
+    struct walk *walk = walks.lookup(&zero);
 
-    if (!end_timed(ctx[2], &wait))
+    if (!walk || !end_timed(ctx[2], &walk->wait))
         return 0;
-    for (u32 fd = 0; fd < 64 * SELECT_WORDS; fd++) /* a second bound is more than the verifier can follow */
-        if (wait.read[fd >> 6] >> (fd & 63) & 1)
-            charge_wait(file_of(fd), wait.began_ns);
+    struct open_files open = open_files();
+    walk->word = 0;
+    for (int i = 0; i < SELECT_STEPS; i++) {
+        u64 at = *(volatile u64 *)&walk->word;
+
+        if (at >= SELECT_WORDS)
+            break;
+        u64 word = walk->wait.read[at];
+        if (!word) {
+            walk->word = at + 1;
+            continue;
+        }
+        walk->wait.read[at] = word & (word - 1);
+        charge_wait(file_at(open, 64 * at + lowest_bit(word)), walk->wait.began_ns);
+    }
     return 0;
 }

@@ -17,6 +17,7 @@ from hypothesis import settings
 _FOR_TESTS = (
     "KERNOB_PROGRAM",
     "KERNOB_TEST_SCALE",
+    "KERNOB_TEST_PROGRAMS",
     "KERNOB_STRATEGIES_OFF",
     "KERNOB_BTF",
     "KERNOB_PROC_ROOT",

@@ -110,6 +110,16 @@ def _tracing_link(program: Program, target: str, name: str | None) -> Link:
     return link
 
 
+def _demand_tracepoint(name: str, loader: Loader) -> int | None:
+    """Its id in BTF; None where there is no BTF to ask. Raises AttachError if this kernel has none."""
+    if loader.btf is None:
+        return None
+    btf_id = loader.btf.tracepoint_id(name)
+    if btf_id is None:
+        raise AttachError(f"{name}: no such tracepoint in BTF")
+    return btf_id
+
+
 @dataclass(frozen=True, slots=True)
 class RawTracepoint:
     """Raw tracepoint (Linux 4.17): untyped arguments, read by bpf_probe_read_kernel."""
@@ -133,7 +143,7 @@ class TypedTracepoint:
 
     def attach(self, loader: Loader) -> Link | None:
         """See Attachment."""
-        btf_id = loader.btf.tracepoint_id(self.target) if loader.btf else None
+        btf_id = _demand_tracepoint(self.target, loader)
         if btf_id is None:
             raise AttachError(f"{self.target}: no such tracepoint in BTF")
         program = loader.load(self.program, programs.TRACING, programs.TRACE_RAW_TP, btf_id)
@@ -338,6 +348,9 @@ def attach(hook: Hook, loader: Loader, kinds_off: frozenset[str]) -> tuple[list[
         links: list[Link] = []
         present: list[Attachment] = []
         try:
+            for attachment in candidate.attachments:  # first: what is loaded in vain takes long, too
+                if isinstance(attachment, RawTracepoint | TypedTracepoint):
+                    _demand_tracepoint(attachment.target, loader)
             for attachment in candidate.attachments:
                 link = attachment.attach(loader)
                 if link:

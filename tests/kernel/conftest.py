@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -49,13 +50,38 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @pytest.fixture(scope="session")
-def agents(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory under which every agent of this session has its own."""
-    return tmp_path_factory.mktemp("agents")
+def agents(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The directory under which every agent of this session has its own.
+
+    KERNOB_TEST_PROGRAMS names a directory where what is compiled outlives the session. A file in it counts
+    only for the text, macros and headers it was made from (kernob/kernel/compiler.py).
+    """
+    directory = tmp_path_factory.mktemp("agents")
+    kept = os.environ.get("KERNOB_TEST_PROGRAMS")
+    if not kept:
+        yield directory
+        return
+    for path in (cache := directory / "cache", Path(kept)):
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _copy_programs(Path(kept), cache)
+    yield directory
+    _copy_programs(cache, Path(kept))
+
+
+@pytest.fixture(scope="session")
+def all_programs(agents: Path) -> Iterator[Watch]:
+    """All programs attached, with the usual settings: attaching costs an emulated processor half a minute."""
+    with watching(agents / "cache") as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
-def watch(agents: Path) -> Iterator[Watch]:
-    """One session of all programs, without an agent, for all tests of a module."""
-    with watching(agents / "cache") as found:
-        yield found
+def watch(all_programs: Watch) -> Watch:
+    """What they say from here on, for the cases of one module."""
+    return all_programs.anew()
+
+
+def _copy_programs(source: Path, target: Path) -> None:
+    for path in source.glob("programs-*.json"):
+        shutil.copyfile(path, target / path.name)
+        (target / path.name).chmod(0o600)

@@ -77,6 +77,12 @@ class Watch:
     by_netns: Counter[tuple[int, str]] = field(default_factory=Counter)
     durations: list[tuple[int, str, int, float]] = field(default_factory=list)
     events: list[np.void] = field(default_factory=list)
+    lost_before: tuple[int, ...] = ()
+
+    def anew(self) -> Watch:
+        """The same programs, with nothing seen or lost yet."""
+        self.drain()
+        return Watch(self.session, self.ring, lost_before=tuple(map(int, self.session.losses())))
 
     def drain(self) -> None:
         """Reads what there is."""
@@ -127,8 +133,9 @@ class Watch:
         return [event for event in self.events if int(event["flow"]["tgid"]) in pids]
 
     def losses(self) -> list[int]:
-        """The losses array."""
-        return [int(count) for count in self.session.losses()]
+        """The losses array, since this watch began."""
+        now = [int(count) for count in self.session.losses()]
+        return [count - before for count, before in zip(now, self.lost_before or [0] * len(now), strict=True)]
 
 
 @contextlib.contextmanager

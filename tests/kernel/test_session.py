@@ -13,7 +13,7 @@ import pytest
 from kernob.config import Settings
 from kernob.errors import BtfError, KernelError, PreconditionError, ProgramLoadError
 from kernob.kernel import attach, compiler, maps, programs
-from kernob.kernel.attach import RawTracepoint, TypedTracepoint, all_of, first_of
+from kernob.kernel.attach import Fexit, RawTracepoint, TypedTracepoint, all_of, first_of
 from kernob.kernel.btf import VMLINUX
 from kernob.kernel.compiler import ProgramCode
 from kernob.kernel.session import KernelOptions, Session
@@ -62,7 +62,7 @@ def test_the_first_candidate_that_attaches_holds_and_the_others_say_why_not(cach
     assert report.strategy == "raw_tp:sched_process_exit"
     assert [a.attached for a in report.attempts] == [False, False, True]
     assert "no such tracepoint" in report.attempts[0].reason
-    assert "No such file" in report.attempts[1].reason
+    assert "no such tracepoint" in report.attempts[1].reason
 
 
 @pytest.mark.lane
@@ -73,7 +73,7 @@ def test_half_a_candidate_is_taken_back(cache: Path) -> None:
         "pair",
         all_of(
             RawTracepoint("sched_process_exit", "raw_tp__exit"),
-            RawTracepoint("no_such_tracepoint", "raw_tp__exit"),
+            Fexit("no_such_function", "raw_tp__exit"),
         ),
     )
     with Session(("process.bpf.c",), (hook,), options(cache)) as session:

@@ -12,7 +12,7 @@ import os
 import select
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -31,12 +31,11 @@ Reader = Callable[[socket.socket], None]
 
 
 @pytest.fixture(scope="module")
-def watch(agents: Path) -> Iterator[Watch]:
+def watch(all_programs: Watch) -> Watch:
     """One session for all cases."""
-    with watching(agents / "cache") as found:
-        if not any(report.hook == "http" and report.strategy for report in found.session.reports):
-            pytest.skip("missing feature: bpf_task_pt_regs and BTF")
-        yield found
+    if not any(report.hook == "http" and report.strategy for report in all_programs.session.reports):
+        pytest.skip("missing feature: bpf_task_pt_regs and BTF")
+    return all_programs.anew()
 
 
 def in_lanes(cases: Iterable[str], *chosen: str) -> list[ParameterSet]:

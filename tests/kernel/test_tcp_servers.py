@@ -16,14 +16,13 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
 import real_servers as servers
 from harness import SCALE, scaled, wait_until
 from real_servers import AMQP, HTTP, HTTP_SHORT, HTTPS, POSTGRES, PROXY, REDIS, Stage
-from tcp_watch import Watch, name_of, watching
+from tcp_watch import Watch, name_of
 
 PSQL = ("-h", "127.0.0.1", "-p", POSTGRES, "-U", "postgres")
 LOG_LIMIT_S = 0.05
@@ -76,12 +75,12 @@ def wrong(facts: Counter[str]) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def world(agents: Path) -> Iterator[World]:
+def world(watch: Watch) -> Iterator[World]:
     """All servers up, under watch."""
     missing = servers.missing()
     if missing:
         pytest.skip(f"missing feature: packages {' '.join(missing)}")
-    with watching(agents / "cache") as watch, servers.stage() as stage:
+    with servers.stage() as stage:
         processes = servers.start_all(stage)
         yield World(watch, stage, processes, Counter())
 

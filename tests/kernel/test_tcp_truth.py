@@ -15,6 +15,8 @@ import time
 import pytest
 from tcp_watch import ANSWER, ASK, Watch, abort, answer, exchange, play, read_exactly
 
+from kernob.model import ProbeState
+
 pytestmark = pytest.mark.lane
 
 OK_CLIENT, OK_SERVER = {"client connection ok": 1}, {"server connection ok": 1}
@@ -23,6 +25,11 @@ OK_CLIENT, OK_SERVER = {"client connection ok": 1}, {"server connection ok": 1}
 def kill_myself(_sock: socket.socket) -> None:
     """Ends by SIGKILL, sockets open."""
     signal.raise_signal(signal.SIGKILL)
+
+
+def test_every_hook_of_every_probe_is_attached(watch: Watch) -> None:
+    """By one of its candidates, whatever this kernel has and this run may use."""
+    assert [report for report in watch.session.reports if report.state is ProbeState.FAILED] == []
 
 
 def test_an_answered_request(watch: Watch) -> None:

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import fcntl
 import platform
 import select
 import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 from harness import scaled
-from tcp_watch import ANSWER, ASK, Watch, act, answer, exchange, listener, play, read_exactly, watching
+from tcp_watch import ANSWER, ASK, Watch, act, answer, exchange, listener, play, read_exactly
 
 OK_CLIENT, OK_SERVER = {"client connection ok": 1}, {"server connection ok": 1}
 WAIT_S = 0.05
@@ -30,13 +30,12 @@ IN = 1
 
 
 @pytest.fixture(scope="module")
-def watch(agents: Path) -> Iterator[Watch]:
+def watch(all_programs: Watch) -> Watch:
     """One session for all cases; it has what they need, or they are skipped."""
-    with watching(agents / "cache") as found:
-        failed = [r for r in found.session.reports if r.probe == "waits" and not r.strategy]
-        if failed:
-            pytest.skip(f"missing feature: waits {', '.join(r.hook for r in failed)}")
-        yield found
+    failed = [r for r in all_programs.session.reports if r.probe == "waits" and not r.strategy]
+    if failed:
+        pytest.skip(f"missing feature: waits {', '.join(r.hook for r in failed)}")
+    return all_programs.anew()
 
 
 def syscall(number: int, *arguments: object) -> None:
@@ -243,9 +242,25 @@ def test_who_only_ever_sends_waits_for_nothing(watch: Watch) -> None:
     assert play(watch, client, silent_server) == (OK_CLIENT, OK_SERVER)
 
 
+def poll_many(socks: list[socket.socket]) -> None:
+    """One epoll."""
+    with select.epoll() as poller:
+        for sock in socks:
+            poller.register(sock, select.EPOLLIN)
+        assert poller.poll(WAIT_S) == []
+
+
+def select_many(socks: list[socket.socket]) -> None:
+    """One set of 1024, with the last of them far behind the others."""
+    late = socket.socket(fileno=fcntl.fcntl(socks[-1], fcntl.F_DUPFD, 900))
+    with late:
+        assert select.select([*socks[:-1], late], [], [], WAIT_S) == ([], [], [])
+
+
 @pytest.mark.lane
-def test_the_right_one_of_many(watch: Watch) -> None:
-    """40 connections in one epoll, each with an answer; one more that never gets any."""
+@pytest.mark.parametrize("wait", [poll_many, select_many])
+def test_the_right_one_of_many(watch: Watch, wait: Callable[[list[socket.socket]], None]) -> None:
+    """40 connections in one wait, each with an answer; one more that never gets any."""
     doors = listener(), listener()
     asked = 40
 
@@ -259,16 +274,13 @@ def test_the_right_one_of_many(watch: Watch) -> None:
         silent_server(sock)
 
     def connect() -> None:
-        with select.epoll() as poller:
-            held = []
-            for _ in range(asked):
-                held.append(socket.create_connection(doors[0].getsockname()))
-                exchange(held[-1])
-                poller.register(held[-1], select.EPOLLIN)
-            late = socket.create_connection(doors[1].getsockname())
-            late.sendall(ASK)
-            poller.register(late, select.EPOLLIN)
-            assert poller.poll(WAIT_S) == []
+        held = []
+        for _ in range(asked):
+            held.append(socket.create_connection(doors[0].getsockname()))
+            exchange(held[-1])
+        held.append(socket.create_connection(doors[1].getsockname()))
+        held[-1].sendall(ASK)
+        wait(held)
 
     server, client = act(serve), act(connect)
     client.wait()

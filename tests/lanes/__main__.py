@@ -57,6 +57,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         help="replaced by what the guest left in $LANE_RESULTS, its console and dmesg",
     )
     parser.add_argument(
+        "--give", type=Path, metavar="DIR", help="is there as $LANE_RESULTS/NAME from the beginning"
+    )
+    parser.add_argument(
         "--boot-limit",
         type=float,
         default=180.0,
@@ -119,6 +122,7 @@ def run(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
         limit_s=arguments.limit,
         memory_mib=arguments.memory,
         processors=arguments.processors,
+        given=arguments.give and arguments.give.resolve(strict=True),
     )
     code = guest.run(job, PROJECT, system, headers, cache.scratch("run"), results, say)
     say(f"exit code {code}; results in {results}")

@@ -43,7 +43,7 @@ KERNEL_ARGUMENTS = (
 
 @dataclass(frozen=True)
 class Job:
-    """What to run and within which bounds. Times in seconds, memory in MiB."""
+    """What to run and within which bounds. Times in seconds, memory in MiB. `given`: a directory."""
 
     command: Sequence[str]
     environment: Mapping[str, str]
@@ -51,6 +51,7 @@ class Job:
     limit_s: float
     memory_mib: int
     processors: int
+    given: Path | None = None
 
 
 @dataclass
@@ -100,6 +101,8 @@ def write_payload(path: Path, project: Path, job: Job) -> None:
     with tarfile.open(path, "w") as archive:
         for name in project_files(project):
             archive.add(project / name, f"project/{name}", recursive=False)
+        if job.given:
+            archive.add(job.given, f"results/{job.given.name}")
         archive.add(HERE / "guest/start.sh", "start.sh")
         archive.add(HERE / "guest/kernob", "project/.venv/bin/kernob")
         texts = {

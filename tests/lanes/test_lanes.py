@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,7 +19,16 @@ from .cache import GENERATIONS, Cache, content_key, remove_tree
 from .counts import count
 from .debian import Mirrors, find_uri
 from .errors import LaneError
-from .guest import Console, Job, explain, follow, guest_environment, project_files, unpack_results
+from .guest import (
+    Console,
+    Job,
+    explain,
+    follow,
+    guest_environment,
+    project_files,
+    unpack_results,
+    write_payload,
+)
 from .host import end_group, output, run
 from .image import RECIPE, SUITES, Suite
 from .lockfile import for_guest
@@ -269,6 +279,17 @@ def test_the_project_is_what_git_knows_and_has(tmp_path: Path) -> None:
     output(["git", "add", "kept", "deleted"], cwd=tmp_path)
     (tmp_path / "deleted").unlink()
     assert project_files(tmp_path) == [".gitignore", "kept", "new"]
+
+
+def test_what_is_given_is_a_result_from_the_beginning(tmp_path: Path) -> None:
+    """A directory of the host comes back with what the guest adds to it."""
+    project, given = tmp_path / "project", tmp_path / "programs"
+    for directory in (project, given):
+        directory.mkdir()
+    output(["git", "init", "-q"], cwd=project)
+    (given / "one").write_text("1")
+    write_payload(tmp_path / "payload", project, replace(job(), given=given))
+    assert output(["tar", "-xOf", str(tmp_path / "payload"), "results/programs/one"]) == "1"
 
 
 def test_the_callers_environment_wins() -> None:
