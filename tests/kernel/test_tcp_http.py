@@ -14,6 +14,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from _pytest.mark import ParameterSet
@@ -82,15 +83,15 @@ def bytewise(sock: socket.socket) -> None:
         pass
 
 
-def play(
+def play_as(
     watch: Watch,
     parts: tuple[bytes, ...],
     read_all: Reader = recv,
     request: bytes = REQUEST,
     host: str = "127.0.0.1",
     delay_s: float = 0.0,
-) -> dict[str, int]:
-    """The client's facts: it asks, reads to the end, and closes; `delay_s` before it reads."""
+) -> tuple[int, dict[str, int]]:
+    """The client's process and facts: it asks, reads to the end, and closes; `delay_s` before it reads."""
     door = listener(host=host)
     address = door.getsockname()[:2]
 
@@ -116,7 +117,12 @@ def play(
     server.wait()
     found = watch.of(client.pid)
     found.pop("client retransmit", None)
-    return found
+    return client.pid, found
+
+
+def play(watch: Watch, parts: tuple[bytes, ...], *how: Any, **more: Any) -> dict[str, int]:
+    """The client's facts, as `play_as`."""
+    return play_as(watch, parts, *how, **more)[1]
 
 
 WHOLE = {
@@ -188,8 +194,9 @@ def test_however_it_is_read(watch: Watch, read_all: Reader, host: str) -> None:
 def test_read_long_after_it_ended(watch: Watch) -> None:
     """Head, half a body and FIN are there before the client reads any of it: the drop's time is the FIN's."""
     before_ns = time.monotonic_ns()
-    assert play(watch, (LENGTH, BODY[:10]), delay_s=1.5) == CUT
-    (event,) = [e for e in watch.events if name_of(e).startswith("drop") and int(e["time_ns"]) > before_ns]
+    client, facts = play_as(watch, (LENGTH, BODY[:10]), delay_s=1.5)
+    assert facts == CUT
+    (event,) = [e for e in watch.events_of(client) if name_of(e).startswith("drop")]
     assert int(event["time_ns"]) - before_ns < 1e9
 
 
