@@ -70,7 +70,11 @@ def agents(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def all_programs(agents: Path) -> Iterator[Watch]:
-    """All programs attached, with the usual settings: attaching costs an emulated processor half a minute."""
+    """All programs attached, with the usual settings: attaching costs an emulated processor half a minute.
+
+    What nobody reads of it (processes, names, calls) fills up in the course of time, and counts as lost:
+    modules that ask whether anything was lost have a session of their own.
+    """
     with watching(agents / "cache") as found:
         yield found
 

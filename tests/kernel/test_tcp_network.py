@@ -14,11 +14,12 @@ import select
 import shutil
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from tcp_alone import alone, door, flush, pair, rule, run, setting
-from tcp_watch import Watch, read_exactly
+from tcp_watch import Watch, read_exactly, watching
 
 pytestmark = [
     pytest.mark.lane,
@@ -27,6 +28,13 @@ pytestmark = [
 
 ASK = b"q" * 100
 ELSEWHERE = ("192.0.2.1", 80)
+
+
+@pytest.fixture(scope="module")
+def watch(agents: Path) -> Iterator[Watch]:
+    """A session of its own, of which the last case says that nothing was lost."""
+    with watching(agents / "cache") as found:
+        yield found
 
 
 def refuse(address: tuple[str, int], error: int) -> None:

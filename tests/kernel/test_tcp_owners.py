@@ -39,6 +39,13 @@ IDLE_S = 0.9
 """That second, and what a clock in whole ticks may miss of it."""
 
 
+@pytest.fixture(scope="module")
+def watch(agents: Path) -> Iterator[Watch]:
+    """A session of its own, of which the last case says that nothing was lost."""
+    with watching(agents / "cache") as found:
+        yield found
+
+
 @pytest.mark.parametrize("met", [True, False], ids=["somebody waits", "nobody waits"])
 def test_the_latest_user_of_a_shared_socket_is_charged(watch: Watch, met: bool) -> None:
     """Parent and child use one connection in turn; facts are the last user's, also after its end.

@@ -11,15 +11,24 @@ import signal
 import socket
 import struct
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from tcp_watch import ANSWER, ASK, Watch, abort, answer, exchange, play, read_exactly
+from tcp_watch import ANSWER, ASK, Watch, abort, answer, exchange, play, read_exactly, watching
 
 from kernob.model import ProbeState
 
 pytestmark = pytest.mark.lane
 
 OK_CLIENT, OK_SERVER = {"client connection ok": 1}, {"server connection ok": 1}
+
+
+@pytest.fixture(scope="module")
+def watch(agents: Path) -> Iterator[Watch]:
+    """A session of its own, of which the last case says that nothing was lost."""
+    with watching(agents / "cache") as found:
+        yield found
 
 
 def kill_myself(_sock: socket.socket) -> None:
