@@ -72,8 +72,8 @@ def agents(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def all_programs(agents: Path) -> Iterator[Watch]:
     """All programs attached, with the usual settings: attaching costs an emulated processor half a minute.
 
-    What nobody reads of it (processes, names, calls) fills up in the course of time, and counts as lost:
-    modules that ask whether anything was lost have a session of their own.
+    What nobody reads of it (flows, processes, names, calls) fills up in the course of time, and counts as
+    lost; `Watch.lost` does not.
     """
     with watching(agents / "cache") as found:
         yield found

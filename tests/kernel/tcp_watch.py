@@ -31,6 +31,7 @@ from kernob.kernel.session import Session
 from kernob.model import Fate
 from kernob.pipeline import new_session
 from kernob.probes import tcp
+from kernob.probes.traffic import Loss
 
 ROLES = ("", "client", "server")
 OUTCOMES = (
@@ -47,6 +48,9 @@ DROPS = ("unanswered", "reset_mid_response", "eof_mid_response", "stalled_mid_re
 CLOSED_BY = ("peer", "self", "network")
 TIMEOUTS = ("unacknowledged", "keepalive")
 DIRECTIONS = ("sent", "received")
+FACTS_LOST = (
+    Loss.SOCKS_FULL, Loss.FATES_FULL, Loss.DURATIONS_FULL, Loss.EVENTS_FULL, Loss.CALLS_FULL,
+)  # fmt: skip
 CLOSE_LIMIT_S = 20.0
 ASK, ANSWER = b"q" * 100, b"a" * 300
 Play = Callable[[socket.socket], None]
@@ -131,6 +135,14 @@ class Watch:
         """Events of these processes, in order."""
         self.drain()
         return [event for event in self.events if int(event["flow"]["tgid"]) in pids]
+
+    def lost(self) -> dict[str, int]:
+        """What was lost of facts since this watch began, by cause; {} for nothing.
+
+        Flows, processes, names, calls and lives, which nobody reads here, fill up in the course of time.
+        """
+        now = self.losses()
+        return {cause.name: now[cause] for cause in FACTS_LOST if now[cause]}
 
     def losses(self) -> list[int]:
         """The losses array, since this watch began."""

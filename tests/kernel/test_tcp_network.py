@@ -14,12 +14,11 @@ import select
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 from tcp_alone import alone, door, flush, pair, rule, run, setting
-from tcp_watch import Watch, read_exactly, watching
+from tcp_watch import Watch, read_exactly
 
 pytestmark = [
     pytest.mark.lane,
@@ -28,13 +27,6 @@ pytestmark = [
 
 ASK = b"q" * 100
 ELSEWHERE = ("192.0.2.1", 80)
-
-
-@pytest.fixture(scope="module")
-def watch(agents: Path) -> Iterator[Watch]:
-    """A session of its own, of which the last case says that nothing was lost."""
-    with watching(agents / "cache") as found:
-        yield found
 
 
 def refuse(address: tuple[str, int], error: int) -> None:
@@ -305,4 +297,4 @@ def _without_resets(found: dict[str, int]) -> dict[str, int]:
 
 def test_nothing_was_lost(watch: Watch) -> None:
     """No map was full."""
-    assert set(watch.losses()) == {0}
+    assert watch.lost() == {}

@@ -39,13 +39,6 @@ IDLE_S = 0.9
 """That second, and what a clock in whole ticks may miss of it."""
 
 
-@pytest.fixture(scope="module")
-def watch(agents: Path) -> Iterator[Watch]:
-    """A session of its own, of which the last case says that nothing was lost."""
-    with watching(agents / "cache") as found:
-        yield found
-
-
 @pytest.mark.parametrize("met", [True, False], ids=["somebody waits", "nobody waits"])
 def test_the_latest_user_of_a_shared_socket_is_charged(watch: Watch, met: bool) -> None:
     """Parent and child use one connection in turn; facts are the last user's, also after its end.
@@ -242,4 +235,4 @@ def test_many_processes_with_interleaved_faults(watch: Watch) -> None:
         found["client reset received"] = found.get("client reset received", 0) + idle
         assert {k: n for k, n in found.items() if n} == {k: n for k, n in expected.items() if n}
     assert retransmits <= snmp()["RetransSegs"] - before
-    assert set(watch.losses()) == {0}
+    assert watch.lost() == {}
