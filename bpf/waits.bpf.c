@@ -226,6 +226,8 @@ static __always_inline u64 lowest_bit(u64 word)
 {
     u64 below = (word & -word) - 1;
 
+    /* else LLVM 19 sees what this is, and looks it up in a table, which no map holds */
+    asm volatile("" : "+r"(below));
     below -= (below >> 1) & 0x5555555555555555;
     below = (below & 0x3333333333333333) + ((below >> 2) & 0x3333333333333333);
     below = (below + (below >> 4)) & 0x0f0f0f0f0f0f0f0f;

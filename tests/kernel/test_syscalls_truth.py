@@ -42,6 +42,11 @@ _PAGE = mmap.PAGESIZE
 libc = ctypes.CDLL(None, use_errno=True)
 
 
+def fork() -> int:
+    """The system call and no more: from Python 3.12 on os.fork reads /proc/self/stat, which counts as well."""
+    return int(libc.fork())
+
+
 class Ledger:
     """Calls and their time by name, where a parent can read it after its child's end."""
 
@@ -148,7 +153,7 @@ def test_slow_reads_of_a_pipe_are_counted_and_timed(session: Session) -> None:
 
     def play(clock: Clock) -> None:
         reader, writer = os.pipe()
-        if not os.fork():
+        if not fork():
             for _ in range(rounds):
                 time.sleep(0.02)
                 os.write(writer, b"x")
@@ -183,7 +188,7 @@ def test_a_lock_that_is_held_for_180_ms(session: Session) -> None:
 
     def play(clock: Clock) -> None:
         word[:4] = struct.pack("=I", 1)
-        if not os.fork():
+        if not fork():
             time.sleep(HELD_S)
             word[:4] = struct.pack("=I", 0)
             libc.syscall(futex, ctypes.c_void_p(address), FUTEX_WAKE, 1, None, None, 0)
