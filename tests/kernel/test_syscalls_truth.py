@@ -43,7 +43,7 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 
 def fork() -> int:
-    """The system call and no more: from Python 3.12 on os.fork reads /proc/self/stat, which counts as well."""
+    """The call alone: from Python 3.12 on os.fork reads /proc/self/stat, which counts as well."""
     return int(libc.fork())
 
 
