@@ -20,8 +20,8 @@ from typing import Any
 from benchmarks.table import median, progress, show
 from kernob.errors import KernobError
 from kernob.state.store import FILE_NAME, Store
+from tests.unit.map_world import World
 from tests.unit.records import flow_key
-from tests.unit.test_map_feature import World
 
 _SERVICES, _EACH, _ADDRESSES = 500, 20, 1500
 _EDGES = _SERVICES * _EACH

@@ -73,6 +73,8 @@ def main() -> None:
     rows: list[list[str]] = []
 
     def measure(name: str, closed: tuple[NDArray[Any], NDArray[Any]], sockets: NDArray[Any]) -> None:
+        """Adds the row of one load: its steps' times in ms."""
+
         def rest() -> None:
             state.roll(10.0)
             state.known.sweep(time.monotonic(), lambda _process: None)

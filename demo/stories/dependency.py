@@ -124,6 +124,7 @@ def counted(name: str, title: str, fault: Fault, count: Count) -> Story:
     selector = f'error_type="{count.error}"'
 
     def run(scene: Scene) -> None:
+        """Well before; then what the fault makes, by counter, event and score."""
         scores.well(scene, count.dimension)
         before = pending(scene)
         with fault.during(scene):

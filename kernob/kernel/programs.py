@@ -76,6 +76,7 @@ def load(
     license_text = ctypes.create_string_buffer(b"GPL")
 
     def attempt(log: ctypes.Array[ctypes.c_char] | None) -> int:
+        """bpf(BPF_PROG_LOAD), the verifier's words into `log`. Returns the descriptor. Raises OSError."""
         attr = struct.pack(
             "=IIQQIIQII16sIIIIQIIQII",
             program_type,

@@ -31,9 +31,9 @@ from kernob.state.map_history import read_map
 from kernob.state.network import NetworkFile
 from kernob.state.service_map import HOSTS_OF_EDGE
 from kernob.state.store import Store
+from tests.unit.map_world import World
 from tests.unit.records import flow_key
 from tests.unit.series_points import points_of
-from tests.unit.test_map_feature import World
 
 NETWORK, PATTERN = "203.0.113.0/24", "*.s3.example"
 RULES = network_text.parse(f'[[fold]]\nnetworks = ["{NETWORK}"]\nports = [443]\nhosts = ["{PATTERN}"]')
