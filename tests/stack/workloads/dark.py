@@ -2,7 +2,7 @@
 """Two who never hear anything, until this process is ended: a caller, and one who asked and waits.
 
 `dark.py NAMESPACE ADDRESS NOWHERE`: ADDRESS is the namespace's, NOWHERE one whose packets are dropped on the
-way. One child calls NOWHERE again and again, 10 s each time; this process asks servers that never answer, one
+way. One child calls NOWHERE again and again, 7 s each time; this process asks servers that never answer, one
 after the other, and waits half a second for each (SO_RCVTIMEO). Standard library only; needs root.
 """
 
@@ -17,7 +17,9 @@ import sys
 
 from mishaps import ASK, ended, read_nothing, served
 
-CALL_S = 10.0
+CALL_S = 7.0
+"""No divisor of a panel's step of 30 s: it would look at each attempt in the same second, and that may be one
+of those before the SYN is sent again (seen: with 10 s a fifth of all phases)."""
 
 
 def call(nowhere: str) -> None:
