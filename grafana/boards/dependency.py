@@ -60,6 +60,9 @@ def _score(dimension: str) -> str:
 
 COMPOSITE = f"min by ({BY}) ({_score('composite')})"
 FAILING = f"sum by ({BY}) ({_now('kernob_dependency_failing_now')})"
+_PEAK = f"max_over_time({select('kernob_dependency_failing_now', HOST, SERVICE, THERE)}[$__interval])"
+FAILING_MOST = f"max by ({BY}) (sum by ({BY}) ({_PEAK}), {FAILING})"
+"""The most in each step of a curve: who calls in vain in its rhythm would seem well at each of its points."""
 
 
 def _glance() -> Iterator[Panel]:
@@ -208,11 +211,11 @@ def _trends() -> Iterator[Panel]:
     yield look.lines(text, look.COUNT, HALF, look.over_time(lowest, "{{kernob_score_dimension}}")).max(1)
     text = Text(
         "Failing over time",
-        "Attempts that sent their SYN again and still wait, by whom they call.",
+        "Attempts that sent their SYN again and still wait, by whom they call: the most in each step.",
         "nothing waited for an answer to its SYN.",
         "none",
     )
-    yield look.lines(text, look.COUNT, HALF, look.over_time(f"topk_max(8, {FAILING}) > 0", legend))
+    yield look.lines(text, look.COUNT, HALF, look.over_time(f"topk_max(8, {FAILING_MOST}) > 0", legend))
     text = Text(
         "Waits in vain",
         "Waits a second that ran their full timeout on an answer that never came, by whom it was due from.",

@@ -239,9 +239,15 @@ def test_queries_ask_the_chosen_data_source_once_each(panel: dict[str, Any]) -> 
 
 @pytest.mark.parametrize("panel", every_panel())
 def test_counters_are_read_by_their_increase(panel: dict[str, Any]) -> None:
-    """Over two minutes or more (twice the agent's re-send interval), and never by rate()."""
+    """Over two minutes or more (twice the agent's re-send interval), and never by rate().
+
+    A gauge's most in a step may be joined to what it last was: in a short step there may be no sample.
+    """
+    most = re.compile(r"max_over_time\(\w+\{[^{}]*\}\[\$__interval\]\)")
     for target in panel["targets"]:
         expression = re.sub(r'"[^"]*"', '""', target["expr"])
+        if f"[{query.NOW}]" in expression:
+            expression = most.sub("", expression)
         assert not re.search(r"\b(i?rate|delta)\(", expression)
         for counter, window in re.findall(r"(\w+_(?:total|bucket)\b)(?:\{[^{}]*\})?(\[.*?\])?", expression):
             assert window, f"{counter} is not read over a window"
