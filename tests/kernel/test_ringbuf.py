@@ -244,7 +244,9 @@ def test_without_ring_buffers_all_but_events_works(tmp_path: Path, monkeypatch: 
         snapshot = pipeline.tick(1.0, with_flows=False)
         failed = [hook for hook in pipeline.hooks if hook.state is ProbeState.FAILED]
         pipeline.detach()
-        assert pipeline.events() == pipeline.summaries() == []
+        # destinations that anybody on this machine calls for the first time come from the tables
+        assert {event.kind for event in pipeline.events()} <= {"kernob.destination.new"}
+        assert pipeline.summaries() == []
     assert [(hook.probe, hook.hook) for hook in failed] == [("tcp", "events")]
     assert failed[0].attempts[0].reason.startswith("no BPF ring buffer")
     assert (snapshot.losses["ring_full"], snapshot.losses["decode"]) == (0, 0)
