@@ -20,7 +20,7 @@ for directory in (HERE, HERE / "workloads"):
     if str(directory) not in sys.path:
         sys.path.insert(0, str(directory))
 
-from tcp_watch import Watch, watching  # noqa: E402
+from tcp_watch import Watch, snmp, watching  # noqa: E402
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -75,8 +75,11 @@ def all_programs(agents: Path) -> Iterator[Watch]:
     What nobody reads of it (flows, processes, names, calls) fills up in the course of time, and counts as
     lost; `Watch.lost` does not.
     """
+    before = snmp()["RetransSegs"]
     with watching(agents / "cache") as found:
         yield found
+        found.drain()
+        assert found.resent[Path("/proc/self/ns/net").stat().st_ino] <= snmp()["RetransSegs"] - before
 
 
 @pytest.fixture(scope="module")

@@ -67,7 +67,7 @@ def played(watch: Watch, function: Callable[[], None]) -> tuple[dict[str, int], 
     actor.wait()
     with os.fdopen(reader) as stream:
         segments = int(stream.read())
-    return watch.of(actor.pid), segments
+    return watch.of(actor.pid, retransmits=True), segments
 
 
 def door(backlog: int = 16) -> socket.socket:

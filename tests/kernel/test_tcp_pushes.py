@@ -186,8 +186,6 @@ def test_a_request_in_the_moment_of_an_idle_timeout_is_no_drop(watch: Watch) -> 
         abort(sock)
 
     first, second = play(watch, client, server)
-    first.pop("client retransmit", None)
-    second.pop("server retransmit", None)
     assert first == OK_CLIENT | {"client reset received": 1}
     assert second == OK_SERVER | {"server reset sent": 1}
 
