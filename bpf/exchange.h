@@ -275,12 +275,21 @@ static __always_inline void judge_reset(u64 sk, struct sock_val *value, u8 befor
     value->flags |= SOCK_ENDED | SOCK_RESET;
 }
 
-/* The network gave up: data was never acknowledged, or keepalive probes were not. */
-static __always_inline void judge_timeout(u64 sk, struct sock_val *value, struct ending *ending)
+/* What a connection ends with that the network gave up (tcp_write_err: the last ICMP error, or the first). */
+static __always_inline int is_given_up(u32 error)
 {
-    const int direct = 0;
+    return error == ETIMEDOUT || error == EHOSTUNREACH || error == ENETUNREACH;
+}
 
-    if (value->key.role != ROLE_CLIENT || READ(u8, sk, OFF_SOCK_SHUTDOWN) & RCV_SHUTDOWN)
+/*
+ * The network gave up: data was never acknowledged, or keepalive probes were not. `shut`: its process had
+ * said that it reads no more.
+ */
+static __always_inline void judge_timeout(u64 sk, struct sock_val *value, struct ending *ending, int shut)
+{
+    ending->fact.kind = FATE_TIMEOUT;
+    ending->fact.reason = all_acknowledged(sk) ? TIMEOUT_KEEPALIVE : TIMEOUT_UNACKNOWLEDGED;
+    if (value->key.role != ROLE_CLIENT || shut)
         return;
     ending->by = CLOSED_BY_NETWORK;
     if (value->phase == PHASE_ANSWERED && value->waits_out)

@@ -150,6 +150,17 @@ static __always_inline int on_end_met(u64 sk, const int receive)
     return 0;
 }
 
+/* A call was told that the network gave the connection up: tell_missed_timeout() asks. */
+static __always_inline int on_given_up(u64 sk, u32 error)
+{
+    const int direct = 0;
+    struct sock_val *value = lookup_tcp(sk, direct);
+
+    if (value)
+        value->told = error;
+    return 0;
+}
+
 /* Nothing was received: the connection's end, or the wait that SO_RCVTIMEO allows has run out. */
 static __always_inline int on_recv_nothing(u64 sk, long received, u32 flags)
 {
@@ -157,6 +168,8 @@ static __always_inline int on_recv_nothing(u64 sk, long received, u32 flags)
 
     if (!received || received == -ECONNRESET)
         return on_end_met(sk, 1);
+    if (is_given_up(-received))
+        return on_given_up(sk, -received);
     if (received != -EAGAIN || flags & MSG_DONTWAIT)
         return 0;
     struct sock_val *value = lookup_tcp(sk, direct);
@@ -202,6 +215,8 @@ static __always_inline int on_send(u64 sk, long sent, const int direct)
         return on_bytes(sk, sent, 0, 0, direct);
     if (sent == -ECONNRESET || sent == -EPIPE)
         return on_end_met(sk, 0);
+    if (is_given_up(-sent))
+        return on_given_up(sk, -sent);
     return sent == -EAGAIN ? on_send_blocked(sk) : 0;
 }
 

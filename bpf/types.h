@@ -96,7 +96,7 @@ struct sock_val {
     u8 http;
     u8 http_seen;
     u8 returned; /* 1: a connect() has said that it failed, what the next one says is news */
-    u8 pad;
+    u8 told;     /* error of a connection that the network gave up, as a call was told it; 0: none was */
 };
 
 /* Listening sockets of one port, and who listens: the last process that began to. */

@@ -59,14 +59,18 @@ class Link:
     program: Program
     _undo: list[Callable[[], None]] = field(default_factory=list)
 
-    def close(self) -> None:
-        """Detaches and unloads. Errors of one step do not keep the others from running."""
+    def detach(self) -> None:
+        """Runs the program no more, it stays loaded. One step's errors do not keep the others from it."""
         for step in reversed(self._undo):
             try:
                 step()
             except OSError as error:
                 log.warning("detaching %s: %s", self.target, error)
         self._undo.clear()
+
+    def close(self) -> None:
+        """Detaches and unloads."""
+        self.detach()
         self.program.close()
 
     def on_close(self, step: Callable[[], None]) -> None:
