@@ -248,6 +248,31 @@ def test_a_fold_that_is_written_later_takes_what_was_known_along(tmp_path: Path)
     assert last.edges() == set(expected)
 
 
+def test_who_knew_an_address_by_its_name_still_does(tmp_path: Path) -> None:
+    """After a restart: a connection older than the agent has no name. To others it is an address."""
+    store = Store(tmp_path, 100)
+    world = folding(tmp_path, RULES, store)
+    world.services |= {1: "app", 2: "job"}
+    api = ("203.0.113.50", 443)
+    lived(tmp_path, world, store, [(flow_key(1, *api), 9, 9), (flow_key(1, "203.0.113.50", 22), 5, 5)])
+    later = folding(tmp_path, RULES, Store(tmp_path, 100))
+    later.known.name_by(lambda _process, _there: None)
+    later.services, later.now_s = world.services, world.now_s
+    later.map.open(None)  # type: ignore[arg-type]
+    later.tick([(flow_key(1, *api), 1, 1), (flow_key(1, "203.0.113.50", 8443), 3, 3)], [])
+    later.tick([(flow_key(2, *api), 2, 2)], [])
+    assert {key: row["tx_bytes"] for key, row in rows(later).items()} == {
+        ("vm/app", "dns/api.example", 443): 10,
+        ("vm/app", "dns/api.example", 22): 5,
+        ("vm/app", "ip/203.0.113.50", 8443): 3,
+        ("vm/job", f"ip/{NETWORK}", 443): 2,
+    }
+    assert [(event.service, event.address) for event in later.events] == [
+        ("app", "203.0.113.50"),
+        ("job", NETWORK),
+    ]
+
+
 def test_edges_of_an_earlier_life_are_not_taken_for_those_of_one_host(tmp_path: Path) -> None:
     """After a restart the hosts behind a folded edge are unknown: none of them takes its history along."""
     store = Store(tmp_path, 100)
