@@ -275,7 +275,7 @@ static __always_inline void judge_reset(u64 sk, struct sock_val *value, u8 befor
     value->flags |= SOCK_ENDED | SOCK_RESET;
 }
 
-/* What a connection ends with that the network gave up (tcp_write_err: the last ICMP error, or the first). */
+/* What a connection ends with that the network gave up (tcp_write_err: what ICMP said, else ETIMEDOUT). */
 static __always_inline int is_given_up(u32 error)
 {
     return error == ETIMEDOUT || error == EHOSTUNREACH || error == ENETUNREACH;

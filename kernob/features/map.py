@@ -240,9 +240,8 @@ class Map(Feature):
         dial = Dial(there.netns, there.peer, there.port, there.name)
         places = self._places.places
         to, here = reached(places, dial, self._places.relayed), places.is_here(dial.netns, dial.address)
-        if to is None and (
-            here or not there.name
-        ):  # whoever answered, and by the name it was known by, still is
+        # who answered here before is meant by who is refused now; an address without a name keeps its name
+        if to is None and (here or not there.name):
             before = self._state.dialled(service_node(self._host, service).id, dial.address, dial.port)
             if before is not None and before.target.kind is (NodeKind.SERVICE if here else NodeKind.NAME):
                 return before, None, here

@@ -60,7 +60,7 @@ class Link:
     _undo: list[Callable[[], None]] = field(default_factory=list)
 
     def detach(self) -> None:
-        """Runs the program no more, it stays loaded. One step's errors do not keep the others from it."""
+        """Takes the program off its hook; it stays loaded. A step that fails does not stop the others."""
         for step in reversed(self._undo):
             try:
                 step()

@@ -249,9 +249,13 @@ def retransmits_of(sock: socket.socket) -> int:
 def play(
     watch: Watch, client: Play, server: Play, server_code: int = 0
 ) -> tuple[dict[str, int], dict[str, int]]:
-    """One connection: the client's facts and the server's, each in a process of its own."""
+    """One connection: the client's facts and the server's, each in a process of its own.
+
+    Retransmits are left out of what is returned; they must not be more than the namespace's RetransSegs.
+    """
     door = listener()
     address = door.getsockname()
+    before = snmp()["RetransSegs"]
 
     def serve() -> None:
         sock, _ = door.accept()
@@ -268,7 +272,10 @@ def play(
     door.close()
     first.wait()
     second.wait(server_code)
-    return watch.of(first.pid), watch.of(second.pid)
+    found = watch.of(first.pid, retransmits=True), watch.of(second.pid, retransmits=True)
+    again = found[0].pop("client retransmit", 0) + found[1].pop("server retransmit", 0)
+    assert again <= snmp()["RetransSegs"] - before
+    return found
 
 
 def exchange(sock: socket.socket, ask: bytes = ASK) -> None:
