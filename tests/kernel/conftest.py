@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the kernel tests share: markers, the refusal to run without root, a count of what was skipped and why.
 
-`lane` marks the tests that run in every emulated kernel as well; the others run on the host only.
+Cases that failed for what no program can see are played again (replay.py). `lane` marks the tests that run in
+every emulated kernel as well; the others run on the host only.
 """
 
 from __future__ import annotations
@@ -20,11 +21,28 @@ for directory in (HERE, HERE / "workloads"):
     if str(directory) not in sys.path:
         sys.path.insert(0, str(directory))
 
+from replay import Replays  # noqa: E402
 from tcp_watch import Watch, snmp, watching  # noqa: E402
+from unrun import Unrun  # noqa: E402
+
+from kernob.errors import KernelError  # noqa: E402
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Name the markers."""
+    """Name the markers; have cases played again that failed for what no program can see."""
+
+    def watch() -> Unrun | None:
+        if os.geteuid():
+            return None
+        try:
+            found = Unrun()
+        except (KernelError, OSError) as error:
+            print(f"kernel tests: none is played again, since this kernel does not count: {error}")
+            return None
+        config.add_cleanup(found.close)
+        return found
+
+    config.pluginmanager.register(Replays(HERE, watch))
     config.addinivalue_line("markers", "lane: exactness test that every emulated kernel runs too")
     config.addinivalue_line("markers", "kernel: loads programs into the running kernel; needs root and bpf")
 
