@@ -71,7 +71,9 @@ class Unrun:
         self._maps = {name: BpfMap(spec) for name, spec in compiled.maps.items()}
         loader = Loader(compiled, self._maps, None)
         for name, tracepoint, event_id in zip(functions, TRACEPOINTS, ids, strict=True):
-            self.links.append(RawTracepoint(tracepoint.split("/")[1], name).attach(loader))
+            link = RawTracepoint(tracepoint.split("/")[1], name).attach(loader)
+            assert link  # it raises where there is none
+            self.links.append(link)
             self._counters.append([_counter(event_id, cpu) for cpu in sorted(os.sched_getaffinity(0))])
         self._first = [seen - run for seen, run in zip(self._seen(), self._runs(), strict=True)]
 
