@@ -182,6 +182,7 @@ static __always_inline void on_closed(u64 sk, struct sock_val *value, u8 before,
 
     fact->error = error;
     if (value->flags & SOCK_ATTEMPT) {
+        count_retransmits(sk, value, direct); /* before connect() wipes total_retrans (tcp_disconnect) */
         on_attempt_failed(sk, value, error, fact);
         return;
     }

@@ -168,9 +168,9 @@ static __always_inline int on_recv_nothing(u64 sk, long received, u32 flags)
 
     if (!received || received == -ECONNRESET)
         return on_end_met(sk, 1);
-    if (is_given_up(-received))
-        return on_given_up(sk, -received);
-    if (received != -EAGAIN || flags & MSG_DONTWAIT)
+    if (received != -EAGAIN)
+        return is_given_up(-received) ? on_given_up(sk, -received) : 0;
+    if (flags & MSG_DONTWAIT)
         return 0;
     struct sock_val *value = lookup_tcp(sk, direct);
     if (!value || value->key.role != ROLE_CLIENT)
@@ -213,11 +213,11 @@ static __always_inline int on_send(u64 sk, long sent, const int direct)
 {
     if (sent > 0)
         return on_bytes(sk, sent, 0, 0, direct);
+    if (sent == -EAGAIN)
+        return on_send_blocked(sk);
     if (sent == -ECONNRESET || sent == -EPIPE)
         return on_end_met(sk, 0);
-    if (is_given_up(-sent))
-        return on_given_up(sk, -sent);
-    return sent == -EAGAIN ? on_send_blocked(sk) : 0;
+    return is_given_up(-sent) ? on_given_up(sk, -sent) : 0;
 }
 
 static __always_inline int on_recv(u64 sk, long received, u32 flags, const int by_seq, const int direct)

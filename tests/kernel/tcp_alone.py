@@ -23,12 +23,10 @@ def run(*command: str) -> None:
     subprocess.run(command, check=True, capture_output=True)
 
 
-def rule(text: str) -> None:
-    """Adds a rule to the input hook of this namespace."""
-    run(
-        "nft",
-        f"add table ip t; add chain ip t c {{ type filter hook input priority 0; }}; add rule ip t c {text}",
-    )
+def rule(text: str, hook: str = "input") -> None:
+    """Adds a rule to a hook of this namespace."""
+    chain = f"add chain ip t {hook} {{ type filter hook {hook} priority 0; }}"
+    run("nft", f"add table ip t; {chain}; add rule ip t {hook} {text}")
 
 
 def flush() -> None:

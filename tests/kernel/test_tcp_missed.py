@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ends of connections that the state hook is not run for: what is destroyed afterwards says how it ended.
+"""Events that a hook is not run for: what happens to the connection afterwards tells them.
 
 The hook is taken away in the middle of a case, which is what a kernel does to us that does not run it.
 """
@@ -23,11 +23,12 @@ from tcp_watch import ASK, Watch, read_exactly, watching
 pytestmark = pytest.mark.skipif(not shutil.which("nft"), reason="missing feature: nftables")
 
 
-def _detach(watch: Watch) -> None:
-    """Takes the state hook away, as far as this process holds it."""
-    for link in watch.session.links:
-        if link.program.name.endswith("__set_state"):
-            link.detach()
+def _detach(watch: Watch, hook: str = "__set_state") -> None:
+    """Takes a hook away, as far as this process holds it."""
+    links = [link for link in watch.session.links if link.program.name.endswith(hook)]
+    assert links
+    for link in links:
+        link.detach()
 
 
 @contextlib.contextmanager
@@ -107,5 +108,20 @@ def test_an_attempt_that_the_network_gave_up(agents: Path) -> None:
             assert sock.connect_ex(("127.0.0.1", 9)) == errno.ETIMEDOUT
 
     with watching(agents / "cache") as watch, _without_state_hook(watch) as leave:
+        assert alone(watch, case) == {"client connection timed_out": 1}
+        assert watch.lost() == {}
+
+
+def test_a_syn_that_was_sent_again(agents: Path) -> None:
+    """Without its own hook it is counted when the attempt fails: `alone` holds that against RetransSegs."""
+
+    def case() -> None:
+        setting("tcp_syn_retries", 1)
+        rule("tcp dport 9 drop")
+        with socket.socket() as sock:
+            assert sock.connect_ex(("127.0.0.1", 9)) == errno.ETIMEDOUT
+
+    with watching(agents / "cache") as watch:
+        _detach(watch, "__retransmit")
         assert alone(watch, case) == {"client connection timed_out": 1}
         assert watch.lost() == {}

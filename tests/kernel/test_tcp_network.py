@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 import pytest
 from tcp_alone import alone, door, flush, pair, rule, run, setting
-from tcp_watch import Watch, read_exactly
+from tcp_watch import Watch, read_exactly, snmp
 
 pytestmark = [
     pytest.mark.lane,
@@ -114,6 +114,19 @@ def test_each_attempt_of_one_socket_is_counted(watch: Watch) -> None:
         "client connection ok": 2,
         "server connection ok": 2,
     }
+
+
+def test_a_syn_that_never_leaves_the_host(watch: Watch) -> None:
+    """Sending it again fails, too, which no hook tells, and connect() wipes the count of it (tcp_disconnect)."""
+
+    def case() -> None:
+        rule("tcp flags syn drop", hook="output")
+        with socket.socket() as sock:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_SYNCNT, 1)
+            assert sock.connect_ex(("127.0.0.1", 9)) == errno.ETIMEDOUT
+        assert snmp()["RetransSegs"] > 0
+
+    assert alone(watch, case) == {"client connection timed_out": 1}
 
 
 @pytest.mark.parametrize(
