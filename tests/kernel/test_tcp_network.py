@@ -117,7 +117,7 @@ def test_each_attempt_of_one_socket_is_counted(watch: Watch) -> None:
 
 
 def test_a_syn_that_never_leaves_the_host(watch: Watch) -> None:
-    """Sending it again fails, too, which no hook tells, and connect() wipes the count of it (tcp_disconnect)."""
+    """Sending it again fails, too: 6.12 tells no hook, and connect() wipes the count (tcp_disconnect)."""
 
     def case() -> None:
         rule("tcp flags syn drop", hook="output")
