@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+_BEGINNINGS = (b'{"resourceMetrics":', b'{"resourceLogs":')
+_BLOCK_BYTES = 1 << 16
+
 
 class OtlpFileExporter:
     """Appends to one file. Raises ConfigError if it cannot be opened."""
@@ -45,6 +48,7 @@ class OtlpFileExporter:
         self._failing = False
         try:
             self._file = path.open("ab", buffering=0)
+            self._end_line()
         except OSError as error:
             raise ConfigError(f"OTLP file {path}: {error.strerror or error}") from error
 
@@ -91,11 +95,39 @@ class OtlpFileExporter:
         while line:
             line = line[self._file.write(line) :]
 
+    def _end_line(self) -> None:
+        """Take away the half line of an agent that was killed while it wrote; end one that is not ours."""
+        if not stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
+            return
+        begin, rest = _last_line(self._path)
+        if not rest:
+            return  # as it should be
+        if any(rest.startswith(own) or own.startswith(rest) for own in _BEGINNINGS):
+            self._file.truncate(begin)
+            _log.info("%s ended with half a line, of an agent that was killed: removed", self._path)
+        else:
+            self._append(b"")
+
     def _cut_back(self, size_bytes: int) -> None:
         """Take back a tick that was written in part, so that each line stays a whole JSON value."""
         if stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):
             with contextlib.suppress(OSError):  # then the half line stays; readers skip what does not parse
                 self._file.truncate(size_bytes)
+
+
+def _last_line(path: Path) -> tuple[int, bytes]:
+    """Where the part behind the last newline begins, and how (enough of it to tell what it is)."""
+    with path.open("rb") as file:
+        begin = end = file.seek(0, os.SEEK_END)
+        while begin:
+            start = max(0, begin - _BLOCK_BYTES)
+            file.seek(start)
+            newline = file.read(begin - start).rfind(b"\n")
+            begin = start + newline + 1 if newline >= 0 else start
+            if newline >= 0:
+                break
+        file.seek(begin)
+        return begin, file.read(min(end - begin, max(map(len, _BEGINNINGS))))
 
 
 def to_json(body: bytes) -> bytes:

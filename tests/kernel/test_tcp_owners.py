@@ -227,10 +227,10 @@ def test_many_processes_with_interleaved_faults(watch: Watch) -> None:
         unanswered = (
             found.get("client drop unanswered by peer", 0) - expected["client drop unanswered by peer"]
         )
-        # on a very busy one the RST may come after a second of quiet, which is no drop but an idle reset
+        # On a very busy one a second may pass before that byte, or before the RST. Both are no drop: the byte
+        # was sent on a connection that its peer was closing, or the reset is an idle one.
         idle = found.pop("client reset received idle", 0)
-        assert half + unanswered + idle == times["half"], found
-        assert idle <= late
+        assert idle <= times["half"] - half - unanswered <= late, found
         found["client drop unanswered by peer"] = expected["client drop unanswered by peer"]
         found["client reset received"] = found.get("client reset received", 0) + idle
         assert {k: n for k, n in found.items() if n} == {k: n for k, n in expected.items() if n}

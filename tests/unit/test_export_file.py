@@ -117,6 +117,36 @@ def test_each_tick_is_appended_and_complete(tmp_path: Path) -> None:
     assert [len(points_of(documents[index])) for index in (1, 2, 3, 5, 6, 7)] == [2500, 2500, 1000] * 2
 
 
+@pytest.mark.parametrize("left_bytes", [1, 10, 30, 70_000, 200_000])
+def test_half_a_line_of_a_killed_agent_is_removed(tmp_path: Path, left_bytes: int) -> None:
+    """However long it is, and whatever it stands behind; a whole line stays."""
+    path = tmp_path / "out.jsonl"
+    exporter = OtlpFileExporter(path, RESOURCE)
+    assert exporter.write(store_with(2000).batch(START_NS + SECOND_NS))
+    exporter.close()
+    whole = path.read_bytes()
+    assert len(whole) > left_bytes
+    for before in (b"", whole):
+        path.write_bytes(before + whole[:left_bytes])
+        exporter = OtlpFileExporter(path, RESOURCE)
+        assert path.read_bytes() == before
+        assert exporter.write(store_with(1).batch(START_NS + SECOND_NS))
+        exporter.close()
+        assert len(lines_of(path)) == before.count(b"\n") + 1
+
+
+def test_what_is_not_ours_is_kept_and_ended(tmp_path: Path) -> None:
+    """A file that somebody else began: our first line is one of its own."""
+    path = tmp_path / "out.jsonl"
+    path.write_bytes(b"# begun by hand")
+    exporter = OtlpFileExporter(path, RESOURCE)
+    assert exporter.write(store_with(1).batch(START_NS + SECOND_NS))
+    exporter.close()
+    first, second = path.read_bytes().splitlines()
+    assert first == b"# begun by hand"
+    assert points_of(json.loads(second))
+
+
 def test_a_file_that_cannot_be_opened_is_told_at_once(tmp_path: Path) -> None:
     """A directory, a missing directory: one line with path and reason."""
     with pytest.raises(ConfigError, match=f"^OTLP file {tmp_path}: Is a directory$"):
