@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the kernel tests share: markers, the refusal to run without root, a count of what was skipped and why.
 
-Cases that failed for what no program can see are played again (replay.py). `lane` marks the tests that run in
-every emulated kernel as well; the others run on the host only.
+Cases that failed while the machine stood still, or hid an event from us, are played again (replay.py). `lane`
+marks the tests that run in every emulated kernel as well; the others run on the host only.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ for directory in (HERE, HERE / "workloads"):
     if str(directory) not in sys.path:
         sys.path.insert(0, str(directory))
 
-from replay import Replays  # noqa: E402
+from replay import Replays, Witness  # noqa: E402
+from stalls import Stalls  # noqa: E402
 from tcp_watch import Watch, snmp, watching  # noqa: E402
 from unrun import Unrun  # noqa: E402
 
@@ -29,22 +30,23 @@ from kernob.errors import KernelError  # noqa: E402
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Name the markers; have cases played again that failed for what no program can see."""
-
-    def watch() -> Unrun | None:
-        if os.geteuid():
-            return None
-        try:
-            found = Unrun()
-        except (KernelError, OSError) as error:
-            print(f"kernel tests: none is played again, since this kernel does not count: {error}")
-            return None
-        config.add_cleanup(found.close)
-        return found
-
-    config.pluginmanager.register(Replays(HERE, watch))
+    """Name the markers; have cases played again where replay.py says so."""
     config.addinivalue_line("markers", "lane: exactness test that every emulated kernel runs too")
     config.addinivalue_line("markers", "kernel: loads programs into the running kernel; needs root and bpf")
+
+    def witnesses() -> list[Witness]:
+        found: list[Witness] = []
+        for kind in (Stalls, Unrun) if not os.geteuid() else ():
+            try:
+                witness = kind()
+            except (KernelError, OSError) as error:
+                print(f"kernel tests: nothing is played again for what {kind.__name__} would see: {error}")
+                continue
+            config.add_cleanup(witness.close)
+            found.append(witness)
+        return found
+
+    config.pluginmanager.register(Replays(HERE, witnesses))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

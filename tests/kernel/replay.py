@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A case that failed while the kernel ran no program for some event is played again, from its fixtures on.
+"""A case that failed while the machine did what no case can allow for is played again, from its fixtures on.
 
-Only with the kernel's own counters as witness (unrun.py): a failure without such an event stays one, and so
-does the third in a row. What was played again is told in the summary, with the events.
+Only with a witness that is not of the case: the kernel had an event and ran no program for it (unrun.py), or
+a processor stood still (stalls.py). A failure without such a thing stays one, and so does the third in a row.
+What was played again is told in the summary, with the reason and the failure.
 """
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -15,17 +17,19 @@ import pytest
 from _pytest.runner import runtestprotocol
 
 TRIES = 3
-Unrun = Callable[[], Counter[str]]
+NOTICE_S = 0.1
+"""In which a witness notices what lasts until now."""
+Witness = Callable[[], Counter[str]]
+"""What it has seen so far, by kind."""
 
 
 class Replays:
-    """A plugin for the tests under `directory`. `watch` begins to count what no program is run for."""
+    """A plugin for the tests under `directory`. `call` has the witnesses come, before the first of them."""
 
-    def __init__(self, directory: Path, watch: Callable[[], Unrun | None]) -> None:
+    def __init__(self, directory: Path, call: Callable[[], list[Witness]]) -> None:
         self._directory = directory
-        self._watch = watch
-        self._unrun: Unrun | None = None
-        self._watched = False
+        self._call = call
+        self._witnesses: list[Witness] | None = None
         self._told: list[str] = []
 
     @pytest.hookimpl(tryfirst=True)
@@ -33,26 +37,30 @@ class Replays:
         """Plays the case, and again where that is due; True: nobody else need play it."""
         if not item.path.is_relative_to(self._directory):
             return None
-        if not self._watched:
-            self._unrun, self._watched = self._watch(), True
-        if not self._unrun:
-            return None
+        if self._witnesses is None:
+            self._witnesses = self._call()
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-        for report in self._play(item, nextitem, self._unrun):
+        for report in self._play(item, nextitem):
             item.ihook.pytest_runtest_logreport(report=report)
         item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
         return True
 
-    def _play(self, item: pytest.Item, nextitem: pytest.Item | None, unrun: Unrun) -> list[pytest.TestReport]:
+    def _seen(self) -> Counter[str]:
+        return sum((witness() for witness in self._witnesses or ()), Counter())
+
+    def _play(self, item: pytest.Item, nextitem: pytest.Item | None) -> list[pytest.TestReport]:
         for again in reversed(range(TRIES)):
-            before = unrun()
+            before = self._seen()
             reports = runtestprotocol(item, log=False, nextitem=nextitem)
-            missed = unrun() - before
             failed = [report for report in reports if report.failed]
-            if not failed or not missed or not again:
+            if not failed or not again:
                 break
-            events = ", ".join(f"{name} {count}" for name, count in sorted(missed.items()))
-            self._told.append(f"{item.nodeid}: {events}\n{failed[0].longreprtext}")
+            time.sleep(NOTICE_S)
+            seen = self._seen() - before
+            if not seen:
+                break
+            reasons = ", ".join(f"{name} {count}" for name, count in sorted(seen.items()))
+            self._told.append(f"{item.nodeid}: {reasons}\n{failed[0].longreprtext}")
             item.session._setupstate.teardown_exact(None)  # other tests' fixtures have seen it, too
             item._initrequest()  # type: ignore[attr-defined]  # of pytest.Function: as at its first play
         return reports
@@ -61,7 +69,7 @@ class Replays:
         """What was played again, why, and how it had failed."""
         if not self._told:
             return
-        terminalreporter.section("played again: this kernel ran no program for some events")
+        terminalreporter.section("played again")
         for told in self._told:
             terminalreporter.write_line(told)
         terminalreporter.write_line(f"kernel tests: {len(self._told)} played again")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which failed kernel tests are played again: a session of pytest with counts of our own making."""
+"""Which failed kernel tests are played again: a session of pytest with a witness of our own making."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from replay import Replays
 lacking = Counter()
 
 def pytest_configure(config):
-    watch = lambda: None if config.getoption("--no-perf") else lambda: Counter(lacking)
-    config.pluginmanager.register(Replays(Path(__file__).parent / "kernel", watch))
+    call = lambda: [] if config.getoption("--alone") else [Counter, lambda: Counter(lacking)]
+    config.pluginmanager.register(Replays(Path(__file__).parent / "kernel", call))
 
 def pytest_addoption(parser):
-    parser.addoption("--no-perf", action="store_true")
+    parser.addoption("--alone", action="store_true")
 
 @pytest.fixture
 def miss():
@@ -93,7 +93,7 @@ def test_only_what_failed_beside_a_missed_event_is_played_again(tmp_path: Path) 
     lines = session(tmp_path, "kernel")
     assert failures(lines) == ["test_fails_always_with_a_miss", "test_fails_once_without"]
     assert "2 failed, 4 passed" in lines[-1]
-    told = lines[lines.index(next(line for line in lines if "played again: this" in line)) :]
+    told = lines[lines.index(next(line for line in lines if "= played again =" in line)) :]
     assert [line for line in told if line.startswith("kernel/test_cases.py::")] == [
         "kernel/test_cases.py::test_fails_once_with_a_miss: tcp/some_event 1",
         "kernel/test_cases.py::test_fails_always_with_a_miss: tcp/some_event 1",
@@ -111,7 +111,7 @@ def test_other_tests_are_not_played_again(tmp_path: Path) -> None:
 
 
 def test_without_a_witness_nothing_is_played_again(tmp_path: Path) -> None:
-    """A kernel without perf's counters: each failure stays."""
-    lines = session(tmp_path, "kernel", "--no-perf")
+    """Each failure stays."""
+    lines = session(tmp_path, "kernel", "--alone")
     assert failures(lines)[:2] == ["test_fails_once_with_a_miss", "test_has_new_fixtures_then"]
     assert not any("played again" in line for line in lines)
