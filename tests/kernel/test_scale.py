@@ -112,7 +112,7 @@ def test_caps_fold_into_other_and_the_sum_stays_exact(agents: Path) -> None:
     with running_agent(agents / "caps", **caps) as agent:
         outcome = run_workload("swarm", 200, 5)[0].demand()
         totals = agent.stop()
-    services = totals.services({*_children(outcome), outcome.processes[0]["pid"]})
+    services = {"swarm.py"}  # where many others talk, none of its processes may have a series
     for metric in (PROCESS_IO, FLOW_IO, PROCESS_FLOW_IO):
         assert _service_sum(totals, metric, services) == _whole(outcome), metric
     for metric in (PROCESS_IO, PROCESS_FLOW_IO):
