@@ -52,6 +52,7 @@ class World:
             self.stage.client(what, port, count), capture_output=True, text=True, timeout=120, check=False
         )
         assert (done.returncode, done.stdout) == (0, f"{count}\n"), f"{what}: {done.stdout}{done.stderr}"
+        self.watch.drain()  # as an agent does: what others do on this machine fills the maps, too
         return count
 
     def events_at(self, port: int, side: str, kind: str = "reset") -> list[np.void]:
