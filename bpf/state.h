@@ -64,9 +64,9 @@ static __always_inline void tell_ending(u64 sk, const struct sock_val *value, co
 
 /*
  * A connection that we still take for open is destroyed: inet_sock_set_state ran no program for its end. A
- * kernel was seen to run none while some threads of its init are current, in the softirqs that interrupt them
- * either; a timer of the kernel ends connections there. The error is what a call was told, or what the next
- * one would have been.
+ * kernel was seen to run none while some threads of its init are current, nor in the softirqs that interrupt
+ * them, where timers end connections. The error is what a call was told, or what the next one would have
+ * been.
  */
 static __always_inline void tell_missed_timeout(u64 sk, struct sock_val *value)
 {

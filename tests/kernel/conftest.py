@@ -28,6 +28,9 @@ from unrun import Unrun  # noqa: E402
 
 from kernob.errors import KernelError  # noqa: E402
 
+_absent: list[str] = []
+"""Witnesses that could not come, for the summary: what is printed before a test is captured."""
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Name the markers; have cases played again where replay.py says so."""
@@ -40,7 +43,7 @@ def pytest_configure(config: pytest.Config) -> None:
             try:
                 witness = kind()
             except (KernelError, OSError) as error:
-                print(f"kernel tests: nothing is played again for what {kind.__name__} would see: {error}")
+                _absent.append(f"kernel tests: no replays for what {kind.__name__} sees: {error}")
                 continue
             config.add_cleanup(witness.close)
             found.append(witness)
@@ -65,6 +68,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
         if "missing feature: " in reason:
             reasons[reason.split("missing feature: ", 1)[1]] += 1
+    for line in _absent:
+        terminalreporter.write_line(line)
     for feature, count in sorted(reasons.items()):
         terminalreporter.write_line(f"kernel tests: {count} skipped for the missing feature {feature}")
 
