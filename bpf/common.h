@@ -17,6 +17,9 @@
         value_;                                                                                              \
     })
 
+/* Memory is written in the order of the text across it. */
+#define barrier()     asm volatile("" ::: "memory")
+
 #define AF_INET       2
 #define AF_INET6      10
 #define IPPROTO_TCP   6

@@ -11,7 +11,7 @@
 
 static __always_inline int has_answered(const struct sock_val *value)
 {
-    return value->answers || value->older;
+    return value->answers || value->flags & SOCK_OLDER;
 }
 
 /* A small message on a connection that has had answers: it may want none. */
@@ -44,27 +44,65 @@ static __always_inline void note_answer(struct sock_val *value)
     add_duration(&flow, DURATION_RESPONSE, waited);
 }
 
+/* 0 if `then` is later: another processor's clock was read meanwhile. */
+static __always_inline u64 elapsed_ns(u64 then, u64 now)
+{
+    return now > then ? now - then : 0;
+}
+
+/*
+ * A send has returned. On another processor the peer's end may come in at any moment (judge_fin,
+ * judge_reset): what it is judged by is there before the phase says so.
+ */
 static __always_inline void note_ask(u64 sk, struct sock_val *value, u64 bytes)
 {
     const int direct = 0;
     u64 now = bpf_ktime_get_ns();
 
     if (value->phase != PHASE_ASKED) {
-        value->asked_ns = now;
-        value->asked = 0;
-        value->asked_seq = READ(u32, sk, OFF_TCP_WRITE_SEQ) - bytes;
-        value->phase = PHASE_ASKED;
+        value->asked_ns = value->sent_ns = now;
         http_note_ask(value, bytes);
+        barrier();
+        value->phase = PHASE_ASKED;
+        barrier();
+        value->asked = bytes;
+        value->asked_seq = READ(u32, sk, OFF_TCP_WRITE_SEQ) - bytes;
         if (has_answered(value) && value->receiver != (u32)bpf_get_current_pid_tgid())
             value->flags |= SOCK_THREADED;
+    } else {
+        value->asked += bytes;
+        value->sent_ns = now;
     }
-    value->asked += bytes;
-    value->sent_ns = now;
     if (now - value->rtt_ns > SECOND_NS && !(value->flags & SOCK_MPTCP)) {
         value->rtt_ns = now;
         sample_rtt(sk, value, direct);
         count_segments(sk, value, direct);
     }
+}
+
+/*
+ * The peer's end is about to be judged, and more was handed to send() than calls have returned from: the peer
+ * was faster than the caller, or the call blocks until all is in the queue. It asks already. Not where other
+ * bytes than the process's are in the stream (TLS of the kernel, subflows of MPTCP: both have an upper
+ * layer), nor where nothing was sent for a second: that was no call but something that no hook sees.
+ */
+static __always_inline void note_under_way(u64 sk, struct sock_val *value, u64 now)
+{
+    const int direct = 0;
+
+    if (value->key.role != ROLE_CLIENT || value->phase == PHASE_ASKED)
+        return;
+    u32 next = value->asked_seq + value->asked;
+    u32 bytes = READ(u32, sk, OFF_TCP_WRITE_SEQ) - next;
+    if ((s32)bytes <= 0 || READ(u64, sk, OFF_ICSK_ULP_OPS) ||
+        (u32)jiffies64() - READ(u32, sk, OFF_TCP_LSNDTIME) > SECOND_JIFFIES)
+        return;
+    value->asked_ns = value->sent_ns = now;
+    value->asked = bytes;
+    value->asked_seq = next;
+    value->phase = PHASE_ASKED;
+    if (value->http > HTTP_NONE)
+        value->http = HTTP_UNDECIDED;
 }
 
 /* On every send and receive of a socket we know. */
@@ -101,13 +139,12 @@ static __always_inline void note_first(u64 sk, struct sock_val *fresh, u64 tx)
     fresh->state = READ(u8, sk, OFF_SOCK_STATE);
     fresh->retrans_seen = READ(u32, sk, OFF_TCP_TOTAL_RETRANS);
     fresh->segments_seen = READ(u32, sk, OFF_TCP_DATA_SEGS_OUT);
-    fresh->flags = SOCK_COUNTED | SOCK_HEARD;
-    fresh->older = 1;
+    fresh->flags = SOCK_COUNTED | SOCK_HEARD | SOCK_OLDER;
+    fresh->asked = tx;
+    fresh->asked_seq = READ(u32, sk, OFF_TCP_WRITE_SEQ) - tx;
     read_ends(sk, fresh, direct);
     if (tx && fresh->key.role == ROLE_CLIENT) {
         fresh->phase = PHASE_ASKED;
-        fresh->asked = tx;
-        fresh->asked_seq = READ(u32, sk, OFF_TCP_WRITE_SEQ) - tx;
         fresh->asked_ns = fresh->sent_ns = bpf_ktime_get_ns();
     }
 }
@@ -152,17 +189,22 @@ static __always_inline int only_sends(const struct sock_val *value)
  */
 static __always_inline void judge_fin(u64 sk, struct sock_val *value)
 {
-    if (value->key.role != ROLE_CLIENT || (value->phase != PHASE_ASKED && value->http < HTTP_LENGTH))
+    if (value->key.role != ROLE_CLIENT)
         return;
     u64 now = bpf_ktime_get_ns();
+    int has_more = unread_bytes(sk, 1);
+    if (!has_more)
+        note_under_way(sk, value, now);
+    if (value->phase != PHASE_ASKED && value->http < HTTP_LENGTH)
+        return;
     value->ended_ns = now;
-    if (value->phase != PHASE_ASKED || now - value->sent_ns > PUSH_NS || is_farewell(value))
+    if (value->phase != PHASE_ASKED || elapsed_ns(value->sent_ns, now) > PUSH_NS || is_farewell(value))
         return;
     if (only_sends(value))
         return;
-    if (unread_bytes(sk, 1) || !all_acknowledged(sk) || was_answered(sk, value))
+    if (has_more || !all_acknowledged(sk) || was_answered(sk, value))
         return;
-    value->flags |= SOCK_ENDED;
+    value->ended = ENDED_BY_FIN;
 }
 
 /* A receive call met the peer's FIN with a response incomplete: HTTP says so. One that asks for no byte meets
@@ -182,10 +224,10 @@ static __always_inline void judge_cut(u64 sk, struct sock_val *value)
 /* A receive call met the peer's close: the process waited for more. */
 static __always_inline void judge_end_met(u64 sk, struct sock_val *value)
 {
-    if (!(value->flags & SOCK_ENDED))
+    if (!value->ended)
         return;
-    int reset = value->flags & SOCK_RESET;
-    value->flags &= ~(SOCK_ENDED | SOCK_RESET);
+    int reset = value->ended == ENDED_BY_RST;
+    value->ended = ENDED_NOT;
     if (value->phase == PHASE_ASKED)
         drop(sk, value, DROP_UNANSWERED, CLOSED_BY_PEER, reset ? ECONNRESET : 0, value->ended_ns);
     else if (reset)
@@ -204,7 +246,8 @@ static __always_inline int is_late_reuse(u64 sk, const struct sock_val *value, u
 {
     u64 heard_ns = (u64)((u32)jiffies64() - value->heard) * JIFFY_NS;
 
-    return has_answered(value) && !has_arrived(sk, value) && heard_ns > now - value->asked_ns + SECOND_NS;
+    return has_answered(value) && !has_arrived(sk, value) &&
+           heard_ns > elapsed_ns(value->asked_ns, now) + SECOND_NS;
 }
 
 /*
@@ -213,7 +256,7 @@ static __always_inline int is_late_reuse(u64 sk, const struct sock_val *value, u
  */
 static __always_inline int is_trickle(u64 sk, const struct sock_val *value, u64 now)
 {
-    u64 paused = value->phase == PHASE_ASKED ? now - value->sent_ns
+    u64 paused = value->phase == PHASE_ASKED ? elapsed_ns(value->sent_ns, now)
                                              : (u64)((u32)jiffies64() - value->heard) * JIFFY_NS;
 
     u32 unread = unread_bytes(sk, 0);
@@ -240,7 +283,7 @@ static __always_inline int is_open(u64 sk, const struct sock_val *value, u64 now
         return !http_is_whole(sk, value);
     if (value->phase == PHASE_IDLE)
         return 0;
-    u64 age = now - value->sent_ns;
+    u64 age = elapsed_ns(value->sent_ns, now);
     if (value->phase == PHASE_ASKED && is_farewell(value) && age > SECOND_NS)
         return 0;
     if (is_answered(sk, value))
@@ -272,7 +315,7 @@ static __always_inline void judge_reset(u64 sk, struct sock_val *value, u8 befor
     else if (only_sends(value) || is_late_reuse(sk, value, now))
         return;
     value->ended_ns = now;
-    value->flags |= SOCK_ENDED | SOCK_RESET;
+    value->ended = ENDED_BY_RST;
 }
 
 /* What a connection ends with that the network gave up (tcp_write_err: what ICMP said, else ETIMEDOUT). */

@@ -123,6 +123,8 @@ static __always_inline void on_connected(u64 sk, struct sock_val *value, struct 
 
     follow(sk, value, direct);
     read_ends(sk, value, direct);
+    if (!value->asked) /* else it asked with its SYN */
+        value->asked_seq = READ(u32, sk, OFF_TCP_WRITE_SEQ);
     charge(&flow, value);
     add_duration(&flow, DURATION_CONNECT, now - value->opened_ns);
     value->flags = (value->flags & ~SOCK_ATTEMPT) | SOCK_COUNTED;
@@ -199,6 +201,8 @@ static __always_inline void on_closed(u64 sk, struct sock_val *value, u8 before,
     fact->count = 1;
     fact->time_ns = bpf_ktime_get_ns();
     fact->gap_ns = silence_ns(sk);
+    if (before == TCP_ESTABLISHED)
+        note_under_way(sk, value, fact->time_ns);
     if (error == ECONNRESET || error == EPIPE) {
         fact->kind = FATE_RESET;
         fact->side = DIRECTION_RECEIVED;

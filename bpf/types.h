@@ -47,13 +47,15 @@ enum phase { PHASE_IDLE, PHASE_ASKED, PHASE_ANSWERED };
 enum sock_flag {
     SOCK_ATTEMPT = 1,   /* connecting: its outcome is not counted yet */
     SOCK_COUNTED = 2,   /* its connection has been counted */
-    SOCK_ENDED = 4,     /* the peer closed while an exchange was open; nobody has met that end yet */
+    SOCK_OLDER = 4,     /* open before our time, it may have had answers */
     SOCK_STALLED = 8,   /* the last send met a closed window */
     SOCK_HEARD = 16,    /* it received bytes once */
     SOCK_THREADED = 32, /* one thread sends, another receives: their hooks may come in the wrong order */
-    SOCK_MPTCP = 64,    /* the connection above subflows: no TCP socket */
-    SOCK_RESET = 128,   /* with SOCK_ENDED: the peer's close was a RST */
+    SOCK_MPTCP = 64     /* the connection above subflows: no TCP socket */
 };
+
+/* How the peer closed while an exchange was open, until a call meets that end. */
+enum ended { ENDED_NOT, ENDED_BY_FIN, ENDED_BY_RST };
 
 /* One TCP socket and the process that owns its byte counters. */
 struct sock_val {
@@ -70,7 +72,7 @@ struct sock_val {
     u64 sent_ns;          /* last send while asked */
     u64 opened_ns;        /* client: its SYN; server: established; 0 before our time */
     u64 rtt_ns;           /* when the round trip time was last sampled */
-    u32 asked;            /* bytes asked in the exchange */
+    u32 asked;            /* bytes asked in the exchange, as far as send calls have returned */
     u32 answers;          /* exchanges answered so far */
     struct proc_key user; /* last user if not the owner; before the first use, who accepted or listens */
     u16 sport;            /* ours; both known from ESTABLISHED on */
@@ -79,7 +81,7 @@ struct sock_val {
     u8 syn_retransmits;   /* of an attempt that still waits */
     u8 waits_out;         /* receive calls that ran their full SO_RCVTIMEO since the last byte */
     u8 silent_waits;      /* waits of any kind that ran their full timeout since the exchange was asked */
-    u8 older;             /* 1: open before our time, it may have had answers */
+    u8 ended;             /* enum ended; no flag, since softirqs write it while a call may write flags */
     u32 receiver;         /* thread that received last */
     u32 retrans_seen;     /* tcp_sock.total_retrans as charged so far */
     u32 retransmits;      /* segments since we know it */
@@ -90,7 +92,7 @@ struct sock_val {
     u64 window_told_ns; /* when an event last told */
     u64 ended_ns;       /* when the peer closed */
     u32 heard;          /* jiffies of the last receive, modulo 2^32 */
-    u32 asked_seq;      /* sequence number of the exchange's first byte */
+    u32 asked_seq;      /* sequence number of the exchange's first byte; `asked` behind it what comes next */
     u64 segments;       /* data segments sent since we know it; kept for the side that connected */
     u32 http_end;       /* see http.h, for these three */
     u8 http;

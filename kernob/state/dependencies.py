@@ -28,7 +28,7 @@ ASKED = 1
 SILENT_AFTER_S = 10.0
 SILENT_AFTER_QUANTILES = 10
 """TERMS: an exchange is silent after max(10 s, 10 x p95), where it has not ended by then."""
-FAREWELL_BYTES, PUSH_NS, HEARD = 32, 1_000_000_000, 16
+FAREWELL_BYTES, PUSH_NS, OLDER, HEARD = 32, 1_000_000_000, 4, 16
 """bpf/exchange.h (is_farewell, only_sends) and enum sock_flag of bpf/types.h."""
 _ROOM = 1024
 _NONE, _UNKNOWN, _BEYOND = -1, -2, -3
@@ -300,7 +300,7 @@ def _silent(socks: NDArray[Any], now_s: float, slow_s: NDArray[np.float64]) -> N
     """Which of these exchanges count as silent although they go on."""
     limit_s = np.fmax(SILENT_AFTER_S, SILENT_AFTER_QUANTILES * slow_s)
     waited_s = now_s - socks["sent_ns"] / 1e9
-    answered = (socks["answers"] > 0) | (socks["older"] > 0)
+    answered = (socks["answers"] > 0) | ((socks["flags"] & OLDER) != 0)
     farewell = (socks["asked"] <= FAREWELL_BYTES) & answered
     spread = socks["sent_ns"].astype(np.int64) - socks["asked_ns"].astype(np.int64)
     push = ((socks["flags"] & HEARD) == 0) & (spread > PUSH_NS)

@@ -49,7 +49,6 @@ SOCK_VAL = np.dtype(
         ("asked_ns", "<u8"),
         ("syn_retransmits", "<u1"),
         ("silent_waits", "<u1"),
-        ("older", "<u1"),
         ("segments", "<u8"),
     ]
 )

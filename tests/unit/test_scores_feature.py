@@ -126,7 +126,7 @@ def test_an_exchange_is_silent_after_10_s_and_taken_back_when_answered() -> None
     [
         ({}, True),
         ({"asked": 32, "answers": 1}, False),  # an acknowledgement
-        ({"asked": 32, "older": 1}, False),  # the same, on a connection that is older than we are
+        ({"asked": 32, "flags": 4}, False),  # the same, on a connection that is older than we are
         ({"asked": 32}, True),  # a small first request
         ({"asked_ns": 1}, False),  # sends and sends, never heard anything
         ({"asked_ns": 1, "flags": 16}, True),

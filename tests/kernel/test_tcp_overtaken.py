@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A peer whose end comes before the call that sends the request has returned, and with it the hook."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Callable
+
+import pytest
+from harness import scaled
+from tcp_watch import ANSWER, ASK, Watch, abort, act, answer, exchange, listener, play, read_exactly
+
+pytestmark = pytest.mark.lane
+
+TURNS = scaled(4000, 200)
+"""A faster server was seen twice in so many, on two processors."""
+UPLOAD_BYTES, TAKEN_BYTES = 64 << 20, 1 << 20
+_TCP_REPAIR = 19
+"""include/uapi/linux/tcp.h"""
+
+
+def vanish(sock: socket.socket) -> None:
+    """Closes without a word, as a host does that has lost its memory of the connection (tcp_close)."""
+    sock.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR, 1)
+    sock.close()
+
+
+@pytest.mark.parametrize("asked_before", [False, True], ids=["first request", "second request"])
+def test_a_reset_within_the_send_is_the_request_s(watch: Watch, asked_before: bool) -> None:
+    """Over loopback the kernel sends the RST, and takes it in, while the caller is in send()."""
+
+    def client(sock: socket.socket) -> None:
+        if asked_before:
+            exchange(sock)
+        assert told.recv(1)
+        sock.sendall(ASK)
+        with pytest.raises(ConnectionResetError):
+            sock.recv(1)
+
+    def server(sock: socket.socket) -> None:
+        if asked_before:
+            answer(sock)
+        vanish(sock)
+        tell.send(b"!")
+
+    told, tell = socket.socketpair()
+    with told, tell:
+        here, _there = play(watch, client, server)
+    assert here == {
+        "client connection ok": 1,
+        "client reset received": 1,
+        "client drop unanswered by peer": 1,
+    }
+
+
+def test_a_reset_of_an_upload_that_blocks_is_not_idle(watch: Watch) -> None:
+    """One send() that has not returned yet, in whose middle the server aborts."""
+
+    def client(sock: socket.socket) -> None:
+        with pytest.raises((ConnectionResetError, BrokenPipeError)):
+            sock.sendall(bytes(UPLOAD_BYTES))
+
+    def server(sock: socket.socket) -> None:
+        read_exactly(sock, TAKEN_BYTES)
+        abort(sock)
+
+    here, _there = play(watch, client, server)
+    assert here == {"client connection ok": 1, "client reset received": 1}
+
+
+Turn = Callable[[socket.socket], None]
+
+
+def _turns(watch: Watch, client: Turn, server: Turn) -> dict[str, int]:
+    """The client's facts of many connections, one after the other; both ends may run at the same time."""
+    door = listener()
+
+    def serve() -> None:
+        for _ in range(TURNS):
+            with door.accept()[0] as sock:
+                server(sock)
+
+    def connect() -> None:
+        for _ in range(TURNS):
+            with socket.create_connection(door.getsockname()) as sock:
+                client(sock)
+                with contextlib.suppress(ConnectionResetError):
+                    assert sock.recv(1) == b""
+
+    actors = [act(serve), act(connect)]
+    door.close()
+    for actor in actors:
+        actor.wait()
+    return watch.of(actors[1].pid)
+
+
+@pytest.mark.parametrize("end", [socket.socket.close, abort], ids=["FIN", "RST"])
+def test_an_end_right_behind_the_request(watch: Watch, end: Turn) -> None:
+    """The server reads the request and closes while the caller's send() still returns."""
+
+    def server(sock: socket.socket) -> None:
+        read_exactly(sock, len(ASK))
+        end(sock)
+
+    expected = {"client connection ok": TURNS, "client drop unanswered by peer": TURNS}
+    if end is abort:
+        expected["client reset received"] = TURNS
+    assert _turns(watch, lambda sock: sock.sendall(ASK), server) == expected
+
+
+def test_an_answer_and_the_end_right_behind_the_request(watch: Watch) -> None:
+    """Nothing is wrong with a server that is fast."""
+
+    def server(sock: socket.socket) -> None:
+        read_exactly(sock, len(ASK))
+        sock.sendall(ANSWER)
+
+    assert _turns(watch, exchange, server) == {"client connection ok": TURNS}
+
+
+def test_an_end_right_behind_a_farewell(watch: Watch) -> None:
+    """Nor with one that closes when it is told to."""
+
+    def client(sock: socket.socket) -> None:
+        exchange(sock)
+        sock.sendall(b"QUIT\r\n")
+
+    def server(sock: socket.socket) -> None:
+        answer(sock)
+        read_exactly(sock, len(b"QUIT\r\n"))
+
+    assert _turns(watch, client, server) == {"client connection ok": TURNS}
