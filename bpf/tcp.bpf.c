@@ -11,7 +11,8 @@
  *   connect     tcp_v4_connect + tcp_v6_connect (fexit, kretprobe), sys_exit_connect (5.15), with
  *               sys_enter_connect
  *   seed        every open file of every process, once (bpf_iter, 5.8)
- * Everything else about a connection is learned by the hooks of traffic.bpf.c: see state.h and exchange.h.
+ * Everything else about a connection is learned by the hooks of traffic.bpf.c: see state.h, exchange.h,
+ * endings.h.
  *
  * Any one of the syscall tracepoints costs all system calls some 10 ns, which is why they come last.
  */

@@ -54,8 +54,11 @@ enum sock_flag {
     SOCK_MPTCP = 64     /* the connection above subflows: no TCP socket */
 };
 
-/* How the peer closed while an exchange was open, until a call meets that end. */
-enum ended { ENDED_NOT, ENDED_BY_FIN, ENDED_BY_RST };
+/*
+ * How the peer closed while an exchange was open, until a call meets that end. Early: nothing had been asked
+ * as far as was known, but a send had not returned.
+ */
+enum ended { ENDED_NOT, ENDED_BY_FIN, ENDED_BY_RST, ENDED_EARLY_FIN, ENDED_EARLY_RST };
 
 /* One TCP socket and the process that owns its byte counters. */
 struct sock_val {

@@ -2,7 +2,7 @@
 /*
  * Waits that ran their full timeout while a connection's answer was due: epoll, poll, select. (Receive calls
  * with SO_RCVTIMEO are seen by traffic.bpf.c.) What such a wait means is judged when the exchange ends:
- * exchange.h.
+ * endings.h.
  *
  * Hooks (kprobes or trampolines would spare all other system calls their 10 ns, but not every kernel has
  * them): epoll        sys_exit_epoll_wait, sys_exit_epoll_pwait   (tracepoints; the helper needs Linux 5.15)

@@ -41,6 +41,7 @@ _COMMON_SOURCES = (
     "connection.h",
     "http.h",
     "exchange.h",
+    "endings.h",
     "state.h",
     "lives.h",
 )

@@ -4,7 +4,12 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import socket
+import sys
+import termios
+import threading
+import time
 from collections.abc import Callable
 
 import pytest
@@ -20,8 +25,15 @@ _TCP_REPAIR = 19
 """include/uapi/linux/tcp.h"""
 
 
+def unacknowledged(sock: socket.socket) -> int:
+    """Bytes that the peer has not acknowledged (SIOCOUTQ)."""
+    return int.from_bytes(fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+
+
 def vanish(sock: socket.socket) -> None:
     """Closes without a word, as a host does that has lost its memory of the connection (tcp_close)."""
+    while unacknowledged(sock):
+        time.sleep(0.01)
     sock.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR, 1)
     sock.close()
 
@@ -33,6 +45,7 @@ def test_a_reset_within_the_send_is_the_request_s(watch: Watch, asked_before: bo
     def client(sock: socket.socket) -> None:
         if asked_before:
             exchange(sock)
+        tell.close()
         assert told.recv(1)
         sock.sendall(ASK)
         with pytest.raises(ConnectionResetError):
@@ -54,19 +67,26 @@ def test_a_reset_within_the_send_is_the_request_s(watch: Watch, asked_before: bo
     }
 
 
-def test_a_reset_of_an_upload_that_blocks_is_not_idle(watch: Watch) -> None:
-    """One send() that has not returned yet, in whose middle the server aborts."""
+@pytest.mark.parametrize("silent_s", [0.0, 1.3], ids=["at once", "after a while"])
+def test_a_reset_of_an_upload_that_blocks(watch: Watch, silent_s: float) -> None:
+    """One send() that has not returned, in whose middle the server aborts: who reads then had asked."""
 
     def client(sock: socket.socket) -> None:
-        with pytest.raises((ConnectionResetError, BrokenPipeError)):
-            sock.sendall(bytes(UPLOAD_BYTES))
+        with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+            sock.send(bytes(UPLOAD_BYTES))
+            sock.recv(1)
 
     def server(sock: socket.socket) -> None:
         read_exactly(sock, TAKEN_BYTES)
+        time.sleep(silent_s)
         abort(sock)
 
     here, _there = play(watch, client, server)
-    assert here == {"client connection ok": 1, "client reset received": 1}
+    assert here == {
+        "client connection ok": 1,
+        "client reset received": 1,
+        "client drop unanswered by peer": 1,
+    }
 
 
 Turn = Callable[[socket.socket], None]
@@ -129,5 +149,24 @@ def test_an_end_right_behind_a_farewell(watch: Watch) -> None:
     def server(sock: socket.socket) -> None:
         answer(sock)
         read_exactly(sock, len(b"QUIT\r\n"))
+
+    assert _turns(watch, client, server) == {"client connection ok": TURNS}
+
+
+def test_an_answer_that_another_thread_reads_and_the_end(watch: Watch) -> None:
+    """It may have read both before the send has returned to the thread that asked."""
+
+    def client(sock: socket.socket) -> None:
+        def read() -> None:
+            assert len(read_exactly(sock, len(ANSWER) + 1)) == len(ANSWER)
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        sock.sendall(ASK)
+        reader.join()
+
+    def server(sock: socket.socket) -> None:
+        read_exactly(sock, len(ASK))
+        sock.sendall(ANSWER)
 
     assert _turns(watch, client, server) == {"client connection ok": TURNS}
