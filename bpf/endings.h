@@ -20,15 +20,6 @@ static __always_inline void drop(u64 sk, const struct sock_val *value, u8 reason
 }
 
 /*
- * The hooks of two threads may come in the wrong order: the answer's receive before the request's send has
- * returned. Then the phase says asked, and the times at which data went in and out decide.
- */
-static __always_inline int was_answered(u64 sk, const struct sock_val *value)
-{
-    return value->flags & SOCK_THREADED && heard_since_sent(sk, value);
-}
-
-/*
  * The peer's FIN while an answer is due. Whether somebody waited for that answer shows when a receive call
  * meets the end (judge_end_met). No drop: a request the peer had not acknowledged when it closed (it was
  * closing an idle connection at that moment), a farewell, a push stream, a sender whom nobody ever answers.
@@ -41,6 +32,9 @@ static __always_inline void judge_fin(u64 sk, struct sock_val *value)
         value->ended_ns = bpf_ktime_get_ns();
         value->ended = ENDED_EARLY_FIN;
         barrier();
+        if (has_unreturned(sk, value))
+            return;
+        value->ended = ENDED_NOT; /* it has returned meanwhile */
     }
     if (value->phase != PHASE_ASKED && value->http < HTTP_LENGTH)
         return;
@@ -72,6 +66,8 @@ static __always_inline void judge_cut(u64 sk, struct sock_val *value)
 /* A receive call met the peer's close: the process waited for more. */
 static __always_inline void judge_end_met(u64 sk, struct sock_val *value)
 {
+    if (value->ended >= ENDED_EARLY_FIN && value->phase == PHASE_ASKED)
+        judge_early_end(sk, value, bpf_ktime_get_ns());
     if (!value->ended || value->ended >= ENDED_EARLY_FIN)
         return;
     int reset = value->ended == ENDED_BY_RST;
@@ -172,6 +168,22 @@ static __always_inline void judge_reset(u64 sk, struct sock_val *value, u8 befor
         return;
     value->ended_ns = now;
     value->ended = ENDED_BY_RST;
+}
+
+/* A RST arrived. Whether an exchange was open, and with it dropped, is left to a send that has not returned.
+ */
+static __always_inline void on_reset(u64 sk, struct sock_val *value, u8 before, struct fact *fact)
+{
+    fact->kind = FATE_RESET;
+    fact->side = DIRECTION_RECEIVED;
+    if (before == TCP_ESTABLISHED && is_asking(sk, value)) {
+        value->ended_ns = fact->time_ns;
+        value->ended = ENDED_EARLY_RST;
+        return;
+    }
+    fact->idle = !is_open(sk, value, fact->time_ns);
+    if (!fact->idle)
+        judge_reset(sk, value, before, fact->time_ns);
 }
 
 /* What a connection ends with that the network gave up (tcp_write_err: what ICMP said, else ETIMEDOUT). */

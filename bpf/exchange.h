@@ -65,14 +65,18 @@ static __always_inline int is_late_reuse(u64 sk, const struct sock_val *value, u
            heard_ns > elapsed_ns(value->asked_ns, now) + SECOND_NS;
 }
 
-/* More was handed to send() than calls have returned from, as far as their hooks told. */
+/*
+ * More was handed to send() than calls have returned from, as far as their hooks told. Not known under an
+ * upper layer, whose own bytes are in the stream, too: TLS of the kernel, subflows of MPTCP.
+ */
 static __always_inline int has_unreturned(u64 sk, const struct sock_val *value)
 {
     const int direct = 0;
 
     if (value->key.role != ROLE_CLIENT || value->flags & SOCK_ATTEMPT)
         return 0;
-    return (s32)(READ(u32, sk, OFF_TCP_WRITE_SEQ) - value->asked_seq - value->asked) > 0;
+    return (s32)(READ(u32, sk, OFF_TCP_WRITE_SEQ) - value->asked_seq - value->asked) > 0 &&
+           !READ(u64, sk, OFF_ICSK_ULP_OPS);
 }
 
 /* What came last came after what was sent last. Within one tick of the kernel's timer it is taken for that.
@@ -85,24 +89,35 @@ static __always_inline int heard_since_sent(u64 sk, const struct sock_val *value
            (s32)(READ(u32, sk, OFF_ICSK_LRCVTIME) - READ(u32, sk, OFF_TCP_LSNDTIME)) >= 0;
 }
 
+/*
+ * The hooks of two threads may come in the wrong order: the answer's receive before the request's send has
+ * returned. Then the phase says asked, and the times at which data went in and out decide.
+ */
+static __always_inline int was_answered(u64 sk, const struct sock_val *value)
+{
+    return value->flags & SOCK_THREADED && heard_since_sent(sk, value);
+}
+
 /* The peer's end came before this request was known of, and may have been meant for it. */
 static __always_inline void judge_early_end(u64 sk, struct sock_val *value, u64 now)
 {
     u8 early = value->ended;
 
     value->ended = ENDED_NOT;
+    if (only_sends(value))
+        return;
     if (early == ENDED_EARLY_RST) {
-        if (!only_sends(value) && !is_late_reuse(sk, value, now))
+        if (!is_late_reuse(sk, value, now))
             value->ended = ENDED_BY_RST;
-    } else if (!is_farewell(value) && all_acknowledged(sk) && !heard_since_sent(sk, value)) {
+    } else if (!is_farewell(value) && all_acknowledged(sk) && !was_answered(sk, value)) {
         value->ended = ENDED_BY_FIN;
     }
 }
 
 /*
- * A send has returned. On another processor the peer's end may come in at any moment (judge_fin,
- * judge_reset): the phase is set when all that it is judged by is there, and what came before the phase is
- * judged now.
+ * A send has returned. On another processor the peer's end may come in at any moment: it is judged by whoever
+ * is later. As long as these stores are not all to be seen there, has_unreturned() holds, and it is left to
+ * us (judge_fin, on_reset); what we just miss is judged when a call meets the end (judge_end_met).
  */
 static __always_inline void note_ask(u64 sk, struct sock_val *value, u64 bytes)
 {
@@ -114,15 +129,17 @@ static __always_inline void note_ask(u64 sk, struct sock_val *value, u64 bytes)
         http_note_ask(value, bytes);
         if (value->flags & SOCK_HEARD && value->receiver != (u32)bpf_get_current_pid_tgid())
             value->flags |= SOCK_THREADED;
-        value->asked = bytes;
-        value->asked_seq = READ(u32, sk, OFF_TCP_WRITE_SEQ) - bytes;
+        u32 asked_seq = READ(u32, sk, OFF_TCP_WRITE_SEQ) - bytes;
         barrier();
         value->phase = PHASE_ASKED;
         barrier();
+        value->asked = bytes;
+        value->asked_seq = asked_seq;
     } else {
-        value->asked += bytes;
         value->sent_ns = now;
+        value->asked += bytes;
     }
+    barrier();
     if (value->ended >= ENDED_EARLY_FIN)
         judge_early_end(sk, value, now);
     if (now - value->rtt_ns > SECOND_NS && !(value->flags & SOCK_MPTCP)) {

@@ -166,7 +166,7 @@ static __always_inline int on_fork(u64 child, const int direct)
     else
         learn_program(life, now);
     life->start_ns = READ(u64, child, OFF_TASK_START_TIME);
-    life->forked = 1;
+    life->forked = FORKED;
     note_parent(life, child, direct);
     if (lives.update(&tgid, life))
         lose(LOSS_LIVES_FULL, 1);
@@ -186,7 +186,7 @@ static __always_inline int on_exec(u64 task, const int direct)
     add_total(TOTAL_EXECS);
     learn_program(life, now);
     life->start_ns = READ(u64, task, OFF_TASK_START_TIME);
-    life->forked = 0;
+    life->forked = FORKED_NOT;
     note_parent(life, task, direct);
     if (lives.update(&tgid, life))
         lose(LOSS_LIVES_FULL, 1);
@@ -349,6 +349,9 @@ static __always_inline int on_end(u64 task, const int direct)
     }
     count_turn(life->image, TURN_EXIT, code);
     if (life->start_ns) {
+        if (forked) /* whoever settles it from now on finds that it ends (kernob/probes/lifecycle.py) */
+            life->forked = FORKED_ENDS;
+        barrier();
         if (forked && (now - life->start_ns < SETTLED_NS || settled.delete(&tgid)))
             count_turn(life->image, TURN_FORK, 0);
         note_end(leader, tgid, life, code, forked, now);

@@ -201,20 +201,10 @@ static __always_inline void on_closed(u64 sk, struct sock_val *value, u8 before,
     fact->count = 1;
     fact->time_ns = bpf_ktime_get_ns();
     fact->gap_ns = silence_ns(sk);
-    if (error == ECONNRESET || error == EPIPE) {
-        fact->kind = FATE_RESET;
-        fact->side = DIRECTION_RECEIVED;
-        fact->idle = !is_open(sk, value, fact->time_ns);
-        if (!fact->idle) {
-            judge_reset(sk, value, before, fact->time_ns);
-        } else if (before == TCP_ESTABLISHED && is_asking(sk, value)) {
-            fact->idle = 0;
-            value->ended_ns = fact->time_ns;
-            value->ended = ENDED_EARLY_RST;
-        }
-    } else {
+    if (error == ECONNRESET || error == EPIPE)
+        on_reset(sk, value, before, fact);
+    else
         judge_timeout(sk, value, ending, READ(u8, sk, OFF_SOCK_SHUTDOWN) & RCV_SHUTDOWN);
-    }
 }
 
 static __always_inline void on_change(u64 sk, struct sock_val *value, u8 before, u8 after, const int direct)

@@ -313,6 +313,7 @@ struct lookup {
  * One process, from its fork or from our start on. The program is the one it runs now: its parent's until it
  * calls exec.
  */
+enum forked { FORKED_NOT, FORKED, FORKED_ENDS }; /* it has called exec; it has not; it has not, and ends */
 struct life {
     u64 start_ns; /* CLOCK_MONOTONIC of its fork; 0: older than we are */
     u64 image;    /* its program, service included: key of images; 0: unknown */
@@ -320,7 +321,7 @@ struct life {
     u32 parent;   /* who forked it, or had it when it called exec; tgid and, as in proc_key, start */
     u32 parent_start;
     u32 args_len;
-    u32 forked; /* 1: it has not called exec */
+    u32 forked; /* enum forked */
     char comm[16];
     char exe[EXE_LEN];
     char args[ARGS_LEN];

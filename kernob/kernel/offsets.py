@@ -47,6 +47,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "OFF_ICSK_RETRANSMITS": ("inet_connection_sock.icsk_retransmits",),
     "OFF_ICSK_LRCVTIME": ("inet_connection_sock.icsk_ack.lrcvtime",),
     "OFF_ICSK_BIND_HASH": ("inet_connection_sock.icsk_bind_hash",),
+    "OFF_ICSK_ULP_OPS": ("inet_connection_sock.icsk_ulp_ops",),
     "OFF_BIND_BUCKET_FASTREUSE": ("inet_bind_bucket.fastreuse",),
     "OFF_SOCKET_SK": ("socket.sk",),
     "OFF_TASK_GROUP_LEADER": ("task_struct.group_leader",),

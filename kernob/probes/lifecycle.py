@@ -80,6 +80,8 @@ PROBE = Probe(
 
 __all__ = ["ARGS_BYTES", "PROBE", "SPECS"]
 
+_FORKED_ENDS = 2
+"""enum forked of bpf/types.h."""
 CAPACITIES = {"images": 8_192, "turns": 16_384, "crashes": 4_096, "broods": 4_096}
 """Entries of the maps that no setting is needed for."""
 
@@ -179,11 +181,12 @@ def seed(session: Session, pid: int, number: int) -> None:
 def settle(session: Session, pid: int, start_ns: int) -> bool:
     """Says that a living process was counted as started without exec; False where its end came first.
 
-    In that case the kernel has counted it.
+    In that case the kernel has counted it, or will: it marks the life as ending before it looks here.
     """
     settled = session.map("settled")
     settled.update(pid, start_ns)
-    if session.map("lives").lookup(pid) is not None:
+    life = session.map("lives").lookup(pid)
+    if life is not None and life["forked"][0] != _FORKED_ENDS:
         return True
     return not settled.delete(pid)
 

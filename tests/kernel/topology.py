@@ -130,6 +130,12 @@ class Topology:
                 start_new_session=True,
             )
 
+    def listens(self, name: str, port: int) -> bool:
+        """Whether anybody listens on a port in a service's namespace; nobody is asked by a connection."""
+        netns, _command = self.commands[name]
+        listeners = ["ip", "netns", "exec", self.ns(netns), "ss", "-Hltn", f"sport = :{port}"]
+        return bool(subprocess.run(listeners, check=True, capture_output=True).stdout)
+
     def stop(self, name: str) -> None:
         """Ends a service with all its processes."""
         process = self.running.pop(name)
