@@ -224,7 +224,7 @@ http {{
     location /app/ {{ proxy_pass http://app; proxy_http_version 1.1; proxy_set_header Host $host;
       proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection $connection_upgrade; }}
   }}
-  server {{ listen 127.0.0.1:{short}; root {dir}/www; keepalive_timeout 1s; }}
+  server {{ listen 127.0.0.1:{short}; root {dir}/www; keepalive_timeout 2s; }}
 }}
 """
 

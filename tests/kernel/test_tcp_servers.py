@@ -20,13 +20,13 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import real_servers as servers
-from harness import SCALE, scaled, wait_until
+from harness import SCALE, patience, scaled, wait_until
 from real_servers import AMQP, HTTP, HTTP_SHORT, HTTPS, POSTGRES, PROXY, REDIS, Stage
 from tcp_watch import Watch, name_of
 
 PSQL = ("-h", "127.0.0.1", "-p", POSTGRES, "-U", "postgres")
 LOG_LIMIT_S = 0.05
-"""How far the kernel's time of a close may be from the time in the server's own log."""
+"""How far the kernel's time of a close may be from the time in the server's own log, on an idle machine."""
 
 
 @dataclass
@@ -45,6 +45,22 @@ class World:
         new = now - self.told
         self.told = now
         return new
+
+    def settled(self) -> Counter[str]:
+        """The same once every connection has been accepted, too: nobody asks meanwhile, haproxy neither."""
+        checks = self.processes["haproxy"]
+        checks.send_signal(signal.SIGSTOP)
+        try:
+            facts: Counter[str] = Counter()
+
+            def equal() -> bool:
+                facts.update(self.facts())
+                return facts["client connection ok"] == facts["server connection ok"]
+
+            wait_until(equal, "all connections to be accepted")
+        finally:
+            checks.send_signal(signal.SIGCONT)
+        return facts
 
     def client(self, what: str, port: int, count: int) -> int:
         """Runs a client to its end; how many exchanges it made."""
@@ -127,16 +143,16 @@ def test_ten_thousand_normal_exchanges_are_no_drop(world: World) -> None:
     stage.run("curl", "-sS", "-I", f"http://127.0.0.1:{PROXY}/large")
     stage.run("curl", "-sS", "-H", "Connection: close", "-o", "/dev/null", f"http://127.0.0.1:{PROXY}/large")
     made += 2 * more + more + 20 + 2 * more + 5
-    facts = world.facts()
+    facts = world.settled()
     print(f"{made} exchanges: {dict(facts)}")
     assert SCALE < 1 or made >= 10_000
     assert wrong(facts) == []
-    assert facts["client connection ok"] == facts["server connection ok"] > 2000 * SCALE
+    assert facts["client connection ok"] > 2000 * SCALE
     assert world.watch.lost() == {}
 
 
 def test_idle_timeouts_of_servers_are_no_drop(world: World) -> None:
-    """nginx (1 s), haproxy, redis and postgres (2 s each) end idle connections; clients meet that anytime."""
+    """nginx, haproxy, redis and postgres end idle connections after 2 s; clients meet that anytime."""
     world.client("http_idle", HTTP_SHORT, 6)
     world.client("http_idle_once", PROXY, 2)
     world.client("redis_idle", REDIS, 2)
@@ -155,19 +171,17 @@ def test_restarts_are_no_drop(world: World) -> None:
     for holder in holders.values():
         assert holder.stdout is not None
         assert holder.stdout.readline() == "holding\n"
-    for name, number in (
-        ("nginx", signal.SIGQUIT),
-        ("haproxy", signal.SIGUSR1),
-        ("redis", signal.SIGTERM),
-        ("postgres", signal.SIGINT),
-    ):
+    # its health check would be dropped if nginx ended before it accepted it
+    world.stage.stop(world.processes["haproxy"], signal.SIGUSR1)
+    for name, number in (("nginx", signal.SIGQUIT), ("redis", signal.SIGTERM), ("postgres", signal.SIGINT)):
         world.stage.stop(world.processes[name], number)
         world.processes[name] = servers.STARTERS[name](world.stage)
+    world.processes["haproxy"] = servers.STARTERS["haproxy"](world.stage)
     for holder in holders.values():
         assert holder.communicate(timeout=60)[0] == "1\n"
         assert holder.returncode == 0
     facts = world.facts()
-    # haproxy's health check and the pools may have met a closed port for a moment, which is what it was
+    # a pool may have met a closed port for a moment, which is what it was
     assert [fact for fact in wrong(facts) if fact != "client connection refused"] == []
 
 
@@ -184,6 +198,7 @@ def test_the_brokers_idle_timeout_is_told_at_its_time(world: World) -> None:
         os.kill(client.pid, signal.SIGSTOP)
         log = world.stage.directory / "rabbitmq" / "broker.log"
         wait_until(lambda: "missed heartbeats from client" in log.read_text(), "the broker's timeout", 30)
+        slow = patience()
         time.sleep(0.5)
         offset_ns = time.time_ns() - time.monotonic_ns()
         os.kill(client.pid, signal.SIGCONT)
@@ -199,9 +214,9 @@ def test_the_brokers_idle_timeout_is_told_at_its_time(world: World) -> None:
     logged_s = dt.datetime.fromisoformat(stamp).timestamp()
     told_s = (int(event["time_ns"]) + offset_ns) / 1e9
     print(f"broker's log {stamp}, event {1000 * (told_s - logged_s):+.2f} ms")
-    assert abs(told_s - logged_s) < LOG_LIMIT_S
+    assert abs(told_s - logged_s) < LOG_LIMIT_S * slow
     (sent,) = world.events_at(AMQP, "server", "reset sent")[-1:]
-    assert abs(int(sent["time_ns"]) - int(event["time_ns"])) < LOG_LIMIT_S * 1e9
+    assert abs(int(sent["time_ns"]) - int(event["time_ns"])) < LOG_LIMIT_S * slow * 1e9
     assert wrong(world.facts()) == []
 
 

@@ -117,7 +117,7 @@ def http_idle(port: int, count: int) -> None:
                 break
             except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
                 connection.close()
-        time.sleep(1.0 + (i % 10 - 5) / 1000)
+        time.sleep(2.0 + (i % 10 - 5) / 1000)
     connection.close()
 
 
