@@ -15,7 +15,6 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
-import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -123,6 +122,7 @@ class Business:
         self._start_fulfilment()
         self._start_nginx()
         self.wait_for_word("shop", "shop is open")
+        wait_until(lambda: listens(network.HERE, self.ports["nginx"]), "nginx listens", START_LIMIT_S)
         self.program(
             "customers.py", network.HERE, self.ports["nginx"], PAGES_A_SECOND, ORDERS_A_SECOND, outside=True
         )
@@ -224,11 +224,9 @@ http {{
         self.running["nginx"] = self.owned.start("nginx", words)
 
 
-def served(address: str, port: int) -> bool:
-    """Whether somebody listens there."""
-    with socket.socket() as sock:
-        sock.settimeout(1)
-        return sock.connect_ex((address, port)) == 0
+def listens(address: str, port: int) -> bool:
+    """Whether somebody listens there on this host; who connects to find out would be on the map."""
+    return bool(sh("ss", "-Hltn", f"src {address}:{port}").strip())
 
 
 def orders_in_log(lines: Sequence[str], word: str) -> int:

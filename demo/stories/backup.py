@@ -41,7 +41,9 @@ def run(scene: Scene) -> None:
         lambda: scene.value(f"max(kernob:owner:share{{{chosen}}}) >= 0.8"), 30,
     )  # fmt: skip
     scene.must(share >= 0.8, f"its share of the interfaces' bytes: {share:.0%}")
-    since_s = scene.value(f"min(kernob:owner:since_seconds{{{chosen}}})") or 0.0
+    since_s = scene.expect(
+        "since when", lambda: scene.value(f"min(kernob:owner:since_seconds{{{chosen}}})"), 30
+    )
     scene.must(
         abs(since_s - scene.began_s) <= SINCE_LIMIT_S,
         f"owner since {clock(since_s)}, {abs(since_s - scene.began_s):.0f} s from its start",

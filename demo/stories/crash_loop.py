@@ -46,15 +46,19 @@ def run(scene: Scene) -> None:
 
     scene.expect(f"{LEAST_LIVES} lives", lambda: len(lives(note)) >= LEAST_LIVES, 40)
     ended = {pid: when for pid, _, when in lives(note)}
-    told = [e for e in scene.events("exit", SERVICE) if e["pid"] in ended]
+    told = scene.expect(
+        "exits told one by one", lambda: [e for e in scene.events("exit", SERVICE) if e["pid"] in ended], 30
+    )
     scene.must(told, f"{len(told)} exits told one by one: {told[0]['body']}")
     apart_s = max(abs(e["time_unix_ns"] / 1e9 - ended[e["pid"]]) for e in told)
     scene.must(apart_s < SAME_MOMENT_S, f"each within {apart_s * 1e3:.0f} ms of what its supervisor noted")
     scene.delivered(loop)
-    loops = scene.document("lifecycle")["crash_loops"]
-    scene.must(
-        any(each["service"] == SERVICE for each in loops), f"`kernob lifecycle` has {SERVICE} among its loops"
-    )
+
+    def listed() -> bool:
+        return any(each["service"] == SERVICE for each in scene.document("lifecycle")["crash_loops"])
+
+    found = scene.expect("it in `kernob lifecycle`", listed, 30)
+    scene.must(found, f"`kernob lifecycle` has {SERVICE} among its loops")
     alert = scene.expect(ALERT, lambda: scene.firing(ALERT, kernob_service=SERVICE), 60)[0]
     scene.says(f"{ALERT}: {alert.summary}")
     supervisor.end()

@@ -187,7 +187,7 @@ def run_loss(scene: Scene) -> None:
 
         found = scene.expect(f"{LOSS_LEAST:.0%} of the segments sent again", part, 60)
         tell_log(scene, orders)
-        count = scene.grown("kernob_tcp_retransmits_total", CHOSEN)
+        count = scene.expect("their number", lambda: scene.grown("kernob_tcp_retransmits_total", CHOSEN), 30)
         scene.says(f"{SERVICE} had to send {found:.1%} of its segments again, {count:.0f} so far")
         scene.must(found < LOSS_MOST, f"{found:.1%} of them, where 3 % get lost")
         scores.falls(scene, "packet_health", LOSS_SCORE)

@@ -37,13 +37,18 @@ def run(scene: Scene) -> None:
 
     count = scene.expect(f"{LEAST} waits on a futex of {LONG_S * 1e3:.0f} ms or more", enough, 60)
     scene.log(f"{pricing.lines()[-1]}   (all it says)")
-    worst_s = scene.value(f"histogram_quantile(1, {_CALLS})") or 0.0
+    worst_s = scene.expect("the longest call", lambda: scene.value(f"histogram_quantile(1, {_CALLS})"), 30)
     scene.says(f"futex, {SERVICE}: {count:.0f} calls in {WINDOW_S} s took up to {worst_s * 1e3:.0f} ms")
     scene.must(worst_s >= HOLD_S - 0.02, f"the longest is in the bucket that ends at {worst_s * 1e3:.0f} ms")
     waited = (
         f'kernob_process_syscall_time_seconds_total{{process_pid="{pricing.pid}",kernob_syscall="futex"}}'
     )
-    waited_s = scene.value(f"sum(increase({waited}[{WINDOW_S}s]))") or 0.0
+
+    def spent() -> float | None:
+        now_s = scene.value(f"sum(increase({waited}[{WINDOW_S}s]))")
+        return now_s if now_s and now_s > LEAST * LONG_S else None
+
+    waited_s = scene.expect(f"{LEAST * LONG_S:.1f} s of it spent in futex", spent, 30)
     scene.must(
         waited_s > LEAST * LONG_S,
         f"PID {pricing.pid} spent {waited_s:.1f} s of the last {WINDOW_S} s in futex",

@@ -18,7 +18,7 @@ LIMIT = 1024
 def run(scene: Scene) -> None:
     """See the module."""
     place = scene.business.place / "sessions"
-    place.mkdir()
+    place.mkdir(exist_ok=True)
     store = scene.program(SERVICE, place, "leaks" if scene.faulty else "closes", word="kept")
     pid = str(store.pid)
     scene.fault(f"{SERVICE} (PID {pid}) forgets to close one file a second")
@@ -26,7 +26,8 @@ def run(scene: Scene) -> None:
     alert = scene.expect(f"{ALERT} for PID {pid}", lambda: scene.firing(ALERT, process_pid=pid), 120)[0]
     scene.log(f"{store.lines()[-1]}   (all it says)")
     scene.says(f"{ALERT}: {alert.summary} (an hour is ten seconds here)")
-    open_now = scene.value(f'max(process_open_file_descriptors{{process_pid="{pid}"}})') or 0.0
+    descriptors = f'max(process_open_file_descriptors{{process_pid="{pid}"}})'
+    open_now = scene.expect("its open descriptors", lambda: scene.value(descriptors), 30)
     scene.must(
         0 < open_now < LIMIT / 2,
         f"fired with {open_now:.0f} of {LIMIT} descriptors open, {LIMIT - open_now:.0f} s before the limit",

@@ -54,10 +54,10 @@ def is_ours(edge: Edge, ports: set[str]) -> bool:
 
 
 def on_the_map(scene: Scene) -> set[Edge]:
-    """The business's edges of the map, as they are in VictoriaMetrics."""
+    """The business's edges of the map, as they are in VictoriaMetrics; 0 is one that was withdrawn."""
     found = {
         (sample.labels["source"], sample.labels["target"], sample.labels.get("server_port", ""))
-        for sample in scene.query("last_over_time(kernob_map_edge[15m])")
+        for sample in scene.query("last_over_time(kernob_map_edge[15m]) > 0")
     }
     return ours(scene, found)
 

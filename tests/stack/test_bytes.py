@@ -121,11 +121,13 @@ def test_what_the_caps_fold_is_in_the_sums(images: float) -> None:
         since_s, truth = time.time(), Truth()
         for _ in range(2):  # the second time there are fewer places, or none
             truth.add(host_workload("many", 500, MEGABYTE))
-            assert_exact(stack.victoria, truth, since_s, by_process=False)
-        chosen = f'kernob_service="{SERVICE}"'
-        names = stack.victoria.grown(PROCESS_IO, "process_executable_name", since_s, chosen)
-        assert names["~other",] > 1000 * MEGABYTE
-        own = stack.victoria.query(f'count({PROCESS_IO}{{{chosen},process_pid!=""}})')
-        assert 0 < own[0].exact <= 300
+        assert_exact(stack.victoria, truth, since_s, by_process=False)
+        # who has ended keeps its place for half a minute (state/processes.py): each is given so often at most
+        places = 300 * (1 + int(time.time() - since_s) // 30)
+        by = "process_executable_name,process_pid,network_io_direction"
+        found = stack.victoria.grown(PROCESS_IO, by, since_s, f'kernob_service="{SERVICE}"')
+        assert 0 < len([pid for _, pid, _ in found if pid]) <= places
+        assert found["~other", "", "transmit"] >= (1000 - places) * MEGABYTE
+        assert found["~other", "", "transmit"] > 0
     finally:
         stack.down(volumes=True)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import math
 import os
 import signal
 import subprocess
@@ -83,6 +84,20 @@ class Neighbour:
         )  # fmt: skip
         assert self.process.stdout
         self.pid = str(json.loads(self.process.stdout.readline())["pid"])
+        self._noted = (0.0, 0)
+
+    def descriptors(self) -> int:
+        """How many it has open."""
+        return len(list(Path(f"/proc/{self.pid}/fd").iterdir()))
+
+    def note(self) -> None:
+        """From here on `gained_an_hour` counts."""
+        self._noted = (time.time(), self.descriptors())
+
+    def gained_an_hour(self) -> float:
+        """Its true pace, which is the disk's: 7,200 where that is quick."""
+        since_s, before = self._noted
+        return (self.descriptors() - before) / (time.time() - since_s) * 3600
 
     def end(self) -> None:
         """Stop it."""
@@ -133,6 +148,7 @@ def shown(images: float, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
             stack.down(volumes=True)
             began_s = time.time()
             stack.up()
+            neighbour.note()
             for name, size in CLIENTS.items():
                 container_workload(name, "once", there.address, there.port, size, network="host")
             sent_s = time.time()
@@ -255,7 +271,7 @@ def test_the_host_s_dashboard_names_the_disk_s_owner_and_the_leak(shown: Shown) 
     now = check.Range(shown.began_s, time.time())
     found = check.run(shown.stack.victoria.url, now)
     pid = shown.neighbour.pid
-    descriptors = len(list(Path(f"/proc/{pid}/fd").iterdir()))
+    descriptors, pace = shown.neighbour.descriptors(), shown.neighbour.gained_an_hour()
 
     def figure(title: str, ref: str) -> float:
         (row,) = [r for r in _of(found, title, ref, "kernob-host") if r["metric"].get("process_pid") == pid]
@@ -265,7 +281,7 @@ def test_the_host_s_dashboard_names_the_disk_s_owner_and_the_leak(shown: Shown) 
     assert figure("Bytes from and to disks in this range", "B") > 50 * MEGABYTE
     assert 0.5 * descriptors < figure("Open descriptors", "A") <= descriptors
     assert 0.3 * descriptors < figure("Descriptors gained in this range", "B") < descriptors
-    assert 2_000 < figure("Descriptors gained in this range", "C") < 12_000  # an hour; 7,200 are true
+    assert 0.3 * pace < figure("Descriptors gained in this range", "C") < 1.7 * pace
 
 
 def test_the_host_s_figures_are_the_machine_s(shown: Shown) -> None:
@@ -286,7 +302,11 @@ def test_the_host_s_figures_are_the_machine_s(shown: Shown) -> None:
 
 
 def test_kernob_s_own_figures(shown: Shown, runs: list[check.Run]) -> None:
-    """One agent, all its hooks attached, nothing lost, every series that there is."""
+    """One agent, all its hooks attached, nothing lost, every series that there is.
+
+    Lost is not what the kernel leaves out of programs that interrupted each other, while that is as little as
+    KernobLosses allows.
+    """
 
     def figure(title: str) -> float:
         (row,) = _of(runs, title, "A", "kernob-self")
@@ -295,7 +315,11 @@ def test_kernob_s_own_figures(shown: Shown, runs: list[check.Run]) -> None:
     assert figure("Agents") == 1
     assert figure("Oldest data") < 30
     assert figure("Hooks not attached") == 0
-    assert figure("Lost in this range") == 0
+    lost = shown.stack.victoria.grown("kernob_lost_total", "kernob_cause", shown.began_s)
+    left_out = lost.pop(("recursion",), 0)
+    assert +lost == {}
+    assert left_out <= 600 * math.ceil((time.time() - shown.began_s) / 600)
+    assert figure("Lost in this range") <= left_out
     hooks = _of(runs, "Hooks", "A", "kernob-self")
     assert {row["metric"]["error_type"] for row in hooks} == {"-"}
     assert {row["metric"]["kernob_hook"] for row in hooks} >= {"send", "receive", "destroy"}

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from .compose import PORTS, Stack, progress, run, wait_for
-from .conftest import Birth
+from .conftest import FIRST_DATA_LIMIT_S, UP_LIMIT_S, Birth
 from .load import Truth, assert_exact, host_workload
 
 LOGS_FILE = "/var/lib/kernob-collector/logs.jsonl"
@@ -23,7 +23,7 @@ def post(url: str, body: object) -> int:
     request = urllib.request.Request(
         url, data=json.dumps(body).encode(), headers={"Content-Type": "application/json"}
     )
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with urllib.request.urlopen(request, timeout=60) as answer:
         return int(answer.status)
 
 
@@ -75,10 +75,15 @@ def test_log_events_arrive(healthy: Stack) -> None:
     """An OTLP log record sent to the Collector is in its file exporter's output, with all it said."""
     text = f"reset by peer {time.time_ns()}"
     assert post(f"{healthy.url('OTLP_HTTP')}/v1/logs", log_record(text)) == 200
-    wait_for(
-        lambda: text in file_in(healthy, "collector", LOGS_FILE), "the log record in the Collector's file", 30
-    )
-    (line,) = [line for line in file_in(healthy, "collector", LOGS_FILE).splitlines() if text in line]
+    found: list[str] = []
+
+    def is_there() -> bool:
+        lines = file_in(healthy, "collector", LOGS_FILE).splitlines(keepends=True)
+        found[:] = [line for line in lines if text in line and line.endswith("\n")]  # the last may grow yet
+        return bool(found)
+
+    wait_for(is_there, "the log record in the Collector's file", 30)
+    (line,) = found
     record = json.loads(line)["resourceLogs"][0]["scopeLogs"][0]["logRecords"][0]
     assert record["attributes"][0]["value"]["stringValue"] == "kernob.tcp.reset"
 
@@ -181,4 +186,5 @@ def test_times_and_costs_are_told(healthy: Stack, born: tuple[Stack, Birth]) -> 
         "docker", "stats", "--no-stream", "--format", "{{.Name}} {{.MemUsage}} {{.CPUPerc}}", *ids
     ).splitlines():
         progress(line)
-    assert first.first_data_s < 120
+    # a first start compiles for this kernel, alone 100 s on busy processors
+    assert first.first_data_s < UP_LIMIT_S + FIRST_DATA_LIMIT_S
