@@ -15,6 +15,11 @@ def main() -> int:
         from kernob import health
 
         return health.main(os.environ)
+    if sys.argv[1:2] == ["run"]:
+        import signal
+
+        # Ctrl-C ends it, as SIGTERM does, until it has handlers of its own: nothing is to be told or undone.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     from kernob import cli
 
     return cli.main()

@@ -38,8 +38,9 @@ _MIN_WATCH_S = 0.2
 _PULSE_TICKS, _PULSE_MIN_S = 3, 10.0
 """So many intervals without a tick, and at least so long, say that it hangs: a busy machine's are late."""
 _STOP_JOIN_S = 10.0
-_FLUSH_S = 2.0
-_STORE_FLUSH_S = 0.8  # with the other, an end within the 3 s that are promised
+_FLUSH_S, _FLUSH_MOST_S = 2.0, 6.0
+"""Without an answer, and in all: with the rest of an end below the 10 s after which docker kills."""
+_STORE_FLUSH_S = 0.8  # with _FLUSH_S, an end within the 3 s that are promised
 _SIGNAL_LOOK_S = 1.0
 _ANSWER_S = 10.0
 
@@ -362,11 +363,11 @@ def run_agent(settings: Settings, otlp_file: Path | None) -> int:
 
     spare_memory()
     check_machine()  # first, because without root much else is refused too, for the same reason
-    signals = _Signals()
     try:
+        signals = _Signals()
         with contextlib.ExitStack() as stack:
             outlet = _outlet(settings, otlp_file)
-            stack.callback(outlet.close, _FLUSH_S)
+            stack.callback(outlet.close, _FLUSH_S, _FLUSH_MOST_S)
             store = Store(settings.state_dir, settings.max_stored_events)
             journal = Journal(store, max(time.time_ns(), last_number(settings.state_dir) + 1))
             stack.callback(journal.close, _STORE_FLUSH_S)

@@ -33,7 +33,8 @@ def _end(_number: int, _frame: FrameType | None) -> None:
 def run(config_file: Path | None, otlp_file: Path | None) -> int:
     """Watch the kernel and send OTLP metrics until SIGTERM or Ctrl-C; needs root.
 
-    Ends within 3 seconds of either, after a last export, with exit code 0.
+    Ends within 3 seconds of either, after a last export, with exit code 0; within 8 where that export is
+    large and the endpoint goes on taking it.
 
     \b
     Examples:

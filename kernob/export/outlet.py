@@ -116,11 +116,11 @@ class Outlet(Generic[AnyBatch]):
         delivered, self._delivered = self._delivered, []
         return delivered
 
-    def close(self, timeout_s: float) -> None:
-        """Deliver what is left, within about `timeout_s` seconds."""
+    def close(self, timeout_s: float, most_s: float = 0.0) -> None:
+        """Deliver what is left, within about `timeout_s` seconds; `most_s` while totals are being taken."""
         deadline_s = time.monotonic() + timeout_s
         if self._exporter is not None:
-            self._exporter.close(timeout_s)
+            self._exporter.close(timeout_s, most_s)
         if self._logs is not None:
             self._logs.close(max(0.2, deadline_s - time.monotonic()))
         if self._file is not None:

@@ -143,7 +143,8 @@ class Exporter(Generic[AnyBatch]):
         self._shipment: _Shipment[AnyBatch] | None = None
         self._delivered: deque[AnyBatch] = deque()
         self._thread: threading.Thread | None = None
-        self._deadline_s = float("inf")
+        self._deadline_s = self._latest_s = float("inf")
+        self._patience_s = 0.0
         self._not_before_s = float("-inf")
         self._replaced = 0
         self._reached = False
@@ -172,24 +173,30 @@ class Exporter(Generic[AnyBatch]):
         """Return the batches the endpoint took since the last call, oldest first."""
         return [self._delivered.popleft() for _ in range(len(self._delivered))]
 
-    def close(self, timeout_s: float) -> bool:
-        """Try once more to deliver what is left, for at most about `timeout_s` seconds; say whether all is.
+    def close(self, timeout_s: float, most_s: float = 0.0) -> bool:
+        """Try once more to deliver what is left, for about `timeout_s` seconds; say whether all is.
 
-        A call under way is cancelled when time is up. Waiting that a server asked for is respected.
+        Each answer gives it that time anew, up to `most_s` in all. A call under way is cancelled when time is
+        up. Waiting that a server asked for is respected.
         """
+        begun_s = self._clock()
         with self._changed:
-            self._deadline_s = self._clock() + timeout_s
+            self._patience_s, self._latest_s = timeout_s, begun_s + max(timeout_s, most_s)
+            self._deadline_s = begun_s + timeout_s
             self._closing.set()
             self._changed.notify()
-        if self._thread is not None:
-            self._thread.join(timeout_s)
+        seen_s = begun_s
+        while self._thread is not None and self._thread.is_alive() and self._deadline_s > seen_s:
+            seen_s = self._deadline_s
+            self._thread.join(max(0.0, seen_s - self._clock()))
         self._abandoned.set()
         self._transport.close()
         if self._thread is not None:
             self._thread.join(_ABANDON_S)
         delivered = self._waiting is None and self._shipment is None and self._outage is None
         if not delivered:
-            _log.warning("the last totals did not reach %s within %g s", self._where, timeout_s)
+            took_s = round(self._deadline_s - begun_s, 1)
+            _log.warning("the last totals did not reach %s within %g s", self._where, took_s)
         return delivered
 
     def _run(self) -> None:
@@ -253,6 +260,8 @@ class Exporter(Generic[AnyBatch]):
         ended_s = self._clock()
         if result.retry_after_s is not None:
             self._not_before_s = ended_s + result.retry_after_s
+        if self._closing.is_set() and result.verdict in (Verdict.ACCEPTED, Verdict.BAD_DATA):
+            self._deadline_s = min(ended_s + self._patience_s, self._latest_s)
         if self._observer:
             self._observer.exported(ended_s - begun_s, result.error_type)
         return result

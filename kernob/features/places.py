@@ -16,6 +16,8 @@ from kernob.kernel.maps import BpfMap
 from kernob.kernel.proc_sockets import ProcSockets
 
 _LOOK_S: Final = 60.0
+_TRIES: Final = 4
+"""So many looks, a tick apart, are for a listener whose holder is not found (it may just start, or move)."""
 _REMEMBERED_MOST: Final = 8192
 
 
@@ -34,6 +36,7 @@ class PlaceWatch:
         self._signature: tuple[bytes, bytes] | None = None
         self._looked_s = 0.0
         self._by_inode: dict[int, Listener] = {}
+        self._in_vain: dict[int, int] = {}  # inode of who has no name yet: looks so far
         self._former: dict[tuple[int, int], tuple[Listener, ...]] = {}
         self._accepted: dict[tuple[int, str, int], str] = {}
         self._translated: dict[tuple[int, str, int], Reached] = {}
@@ -49,7 +52,8 @@ class PlaceWatch:
         keys, values = listeners.read()
         signature = (keys.tobytes(), values.tobytes())
         self.changed = False
-        if signature != self._signature or now_s - self._looked_s >= _LOOK_S:
+        unnamed = any(looks < _TRIES for looks in self._in_vain.values())
+        if unnamed or signature != self._signature or now_s - self._looked_s >= _LOOK_S:
             self._signature, self._looked_s = signature, now_s
             self.take(self._listening.read())
 
@@ -57,11 +61,13 @@ class PlaceWatch:
         """Takes one reading of /proc."""
         new = [each for each in found.listening if each.inode not in self._by_inode]
         holders = self._sockets.holders({each.inode for each in new}) if new else {}
+        looks_before, self._in_vain = self._in_vain, {}
         for each in new:
             pid = holders.get(each.inode)
             service = self._service_of(pid) if pid else ""
-            if pid is None or not service:
-                continue  # it ended meanwhile, or cannot be seen; the next look may tell
+            if pid is None or not service:  # it ended meanwhile, or cannot be seen; the next look may tell
+                self._in_vain[each.inode] = looks_before.get(each.inode, 0) + 1
+                continue
             forward = forward_of(self._listening.command_line(pid))
             listener = Listener(each.netns, each.address, each.port, service, forward)
             self._by_inode[each.inode] = listener

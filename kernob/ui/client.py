@@ -230,7 +230,9 @@ def fetch_report(path: Path, name: str, words: Mapping[str, str] | None = None) 
     with open_socket(path) as connection:
         connection.settimeout(REPORT_TIMEOUT_S)
         try:
-            connection.sendall(encode_report_request(name, words or {}) + b"\n")
+            # An agent that has hung up already may have said why: reading tells.
+            with contextlib.suppress(ConnectionError):
+                connection.sendall(encode_report_request(name, words or {}) + b"\n")
             parts: list[bytes] = []
             while received := connection.recv(_CHUNK_BYTES):
                 parts.append(received)

@@ -8,6 +8,7 @@ event with its date. Times are local, to the millisecond. Called by `cli`.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import select
 import sys
@@ -122,7 +123,9 @@ def _from_agent(path: Path, query: EventQuery, *, follow: bool) -> Iterator[list
         follow=follow,
     )
     with open_socket(path) as connection:
-        connection.sendall(encode_event_request(request) + b"\n")
+        # An agent that has hung up already may have said why: reading tells.
+        with contextlib.suppress(ConnectionError):
+            connection.sendall(encode_event_request(request) + b"\n")
         poller = select.poll()
         poller.register(connection, select.POLLIN)
         rest = b""

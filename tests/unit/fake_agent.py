@@ -53,6 +53,7 @@ class FakeAgent:
         self.failure: Exception | None = None
         self.intervals: list[float] = []
         self.unsubscribed = 0
+        self.settled = 0  # published snapshots after which a subscriber came back
         self.age_s = 1.0  # since its last tick
         self.standing: Snapshot | None = None  # what a subscriber gets without waiting
         self._published: list[Snapshot] = []
@@ -87,6 +88,8 @@ class FakeAgent:
                     found = self._published[position]
                 position += 1
                 yield found
+                with self._changed:
+                    self.settled += 1
         finally:
             with self._changed:
                 self.unsubscribed += 1

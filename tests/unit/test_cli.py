@@ -193,6 +193,21 @@ def test_an_interrupt_is_exit_130_without_a_word(
     assert capsys.readouterr().err.strip() == ""
 
 
+@pytest.mark.parametrize(("command", "code"), [("run", -signal.SIGINT), ("events", 130)])
+def test_an_interrupt_before_the_command_begins(command: str, code: int) -> None:
+    """The agent ends by it, as by SIGTERM; a client has its exit code for it. Neither says anything."""
+    script = (
+        "import signal, sys, click\n"
+        "from kernob.__main__ import main\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "click.Group.main = lambda *_, **__: signal.raise_signal(signal.SIGINT)\n"
+        f"sys.argv[1:] = [{command!r}]\n"
+        "sys.exit(main())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", "")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_run_ends_well_when_stopped_before_the_agent_is_there(number: signal.Signals) -> None:
     """Loading takes part of a second; a signal in it means the same as later: exit 0, no output.

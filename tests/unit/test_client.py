@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from kernob.errors import AgentUnreachableError, KernelError
-from kernob.ui.client import LocalFeed, SocketFeed, connect, fetch_once
-from kernob.view import MAX_REQUEST_BYTES, Request, Sort, View
+from kernob.errors import AgentUnreachableError, KernelError, KernobError
+from kernob.ui.client import LocalFeed, SocketFeed, connect, fetch_once, fetch_report
+from kernob.view import MAX_REQUEST_BYTES, Request, Sort, View, encode_refusal
 from tests.unit.fake_agent import FAILSAFE_S, FakeAgent, eventually, flow, snapshot
 
 
@@ -50,6 +50,25 @@ def test_answers_that_cannot_be_read(socket_path: Path, answer: bytes, message: 
         connection.close()
         with pytest.raises(AgentUnreachableError, match=message):
             list(feed.views())
+
+
+@pytest.mark.parametrize(
+    ("says", "error", "message"),
+    [
+        (encode_refusal("too many clients") + b"\n", KernobError, "refused: too many clients"),
+        (b"", AgentUnreachableError, "cannot read the agent on /a/socket"),
+    ],
+)
+def test_an_agent_that_hangs_up_before_it_is_asked_for_a_report(
+    says: bytes, error: type[Exception], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it said is told."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        theirs.sendall(says)
+    monkeypatch.setattr("kernob.ui.client.open_socket", lambda _path: ours)
+    with pytest.raises(error, match=message):
+        fetch_report(Path("/a/socket"), "map")
 
 
 def test_hung_agent(socket_path: Path) -> None:

@@ -26,6 +26,7 @@ from kernob.model import EVENT_KINDS, Severity
 from kernob.state.journal import Journal
 from kernob.state.store import Store
 from kernob.ui.events import line, moment
+from kernob.view import encode_refusal
 from tests.unit.fake_agent import FakeAgent
 from tests.unit.tcp_events import event
 
@@ -179,6 +180,25 @@ def test_an_agent_without_events_says_so(tmp_path: Path, capsys: pytest.CaptureF
     with SnapshotServer(tmp_path / "run" / "agent.sock", FakeAgent()):
         assert main(["events"]) == 4
     assert "refused: this agent keeps no events" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("says", "told"),
+    [(encode_refusal("too many clients") + b"\n", "refused: too many clients"), (b"", "went away")],
+)
+def test_an_agent_that_hangs_up_before_it_is_asked(
+    says: bytes, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What it said is told, and that it went away; it is no reader of ours that left."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        theirs.sendall(says)
+    monkeypatch.setattr("kernob.ui.events.agent_listens", lambda _path: True)
+    monkeypatch.setattr("kernob.ui.events.open_socket", lambda _path: ours)
+    assert main(["events"]) == 4
+    out = capsys.readouterr()
+    assert (out.out, len(out.err.splitlines())) == ("", 1)
+    assert told in out.err
 
 
 @pytest.mark.parametrize(

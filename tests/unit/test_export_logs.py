@@ -174,21 +174,25 @@ def test_what_is_refused_for_good_is_counted(caplog: pytest.LogCaptureFixture) -
 
 
 class Scripted:
-    """A transport that blocks until released, then answers from a list, then accepts."""
+    """A transport that blocks until released, then answers from a list, then accepts; until it is closed."""
 
     def __init__(self, *results: Result) -> None:
         self.results = deque(results)
         self.sent: list[bytes] = []
         self.called = threading.Event()
         self.released = threading.Event()
+        self.closed = False
 
     def send(self, body: bytes, timeout_s: float) -> Result:
         self.called.set()
         assert self.released.wait(20)
+        if self.closed:
+            return Result(Verdict.RETRY, "cancelled", "CANCELLED")
         self.sent.append(body)
         return self.results.popleft() if self.results else Result(Verdict.ACCEPTED)
 
     def close(self) -> None:
+        self.closed = True
         self.released.set()
 
 

@@ -307,6 +307,28 @@ def test_close_delivers_what_waits(bench: Bench) -> None:
     assert bench.transport.values() == [[0, 10]]
 
 
+@pytest.mark.parametrize(("most", "sent"), [(0, 2), (3, 4), (9, 6)])
+def test_close_goes_on_while_there_are_answers(
+    bench: Bench, caplog: pytest.LogCaptureFixture, most: int, sent: int
+) -> None:
+    """Each comes after three quarters of the time that one may take; all six within the time in all."""
+    for pid in range(3 * MAX_POINTS):
+        bench.add(pid)
+
+    def slow() -> Result:
+        assert bench.exporter._closing.wait(WAIT_S)
+        bench.now_s += 0.75 * WAIT_S
+        return ACCEPTED
+
+    bench.transport.answers.extend([slow] * 6)
+    bench.tick()
+    assert bench.exporter.close(WAIT_S, most * WAIT_S) == (sent == 6)
+    assert len(bench.transport.bodies) == sent
+    told = [line for line in lines(caplog) if "did not reach" in line]
+    within_s = max(1, most) * WAIT_S
+    assert told == ([] if sent == 6 else [f"the last totals did not reach {WHERE} within {within_s:g} s"])
+
+
 def test_close_with_a_dead_endpoint_tries_once_more() -> None:
     """An exporter in backoff wakes up, tries the newest batch once, and gives up."""
     bench = Bench()

@@ -88,7 +88,7 @@ def test_followers_get_history_then_what_comes(monkeypatch: pytest.MonkeyPatch) 
     journal.note([event(3), event(4, service="other"), event(5)])
     assert seconds(next(following)) == [3, 5]
     threading.Timer(0.05, lambda: journal.note([event(6)])).start()
-    assert seconds(next(following)) == [6]
+    assert seconds(next(filter(None, following))) == [6]  # without those that say that nothing came
     monkeypatch.setattr(journal_module, "_PATIENCE_S", 0.01)
     assert next(following) == []
     journal.note([event(7)])

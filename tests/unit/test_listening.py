@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -159,6 +160,32 @@ def test_a_listener_that_ends_is_remembered_until_another_comes() -> None:
     now = places.places.listener(7, "127.0.0.1", 5432)
     assert now is not None
     assert now.service == "pgbouncer"
+
+
+def test_who_is_not_found_at_once_is_looked_for_a_few_times() -> None:
+    """Although nothing changed; then only as often as everything is. One that has no holder costs no more."""
+    late, never = ListeningSocket(7, "127.0.0.1", 5432, 4), ListeningSocket(7, "127.0.0.1", 2049, 9)
+    holders: dict[int, int] = {}
+    looks: list[float] = []
+    now_s = 0.0
+
+    def read() -> Namespaces:
+        looks.append(now_s)
+        return namespaces(late, never)
+
+    proc = SimpleNamespace(read=read, holders=lambda _inodes: holders, command_line=Sockets().command_line)
+    places = PlaceWatch(proc, proc, SERVICES.__getitem__)  # type: ignore[arg-type]
+    changes = []
+    for now_s in (0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 60.0, 63.0, 64.0, 123.0):
+        if now_s == 2.0:
+            holders[late.inode] = late.inode
+        places.look(SimpleNamespace(read=lambda: (np.zeros(2), np.zeros(2))), now_s)  # type: ignore[arg-type]
+        changes.append(places.changed)
+    assert looks == [0.0, 1.0, 2.0, 3.0, 63.0, 123.0]
+    assert [at for at, changed in enumerate(changes) if changed] == [0, 2]
+    found = places.places.listener(7, "127.0.0.1", 5432)
+    assert found is not None
+    assert found.service == "db"
 
 
 def test_a_proxy_relays_only_for_whom_it_accepted() -> None:

@@ -26,7 +26,7 @@ def pytest_configure(config):
 def pytest_addoption(parser):
     parser.addoption("--alone", action="store_true")
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def miss():
     return lambda: lacking.update(["tcp/some_event"])
 
@@ -67,12 +67,64 @@ def test_plays():
     assert plays == {"once": 2, "always": 3, "without": 1, "passes": 1}
 """
 
+BAD_ENDS = """
+import pytest
 
-def session(directory: Path, folder: str, *options: str) -> list[str]:
-    """The lines of a session over CASES, in a folder of this name."""
+plays = []
+
+@pytest.fixture(scope="session", params=[RuntimeError, pytest.fail.Exception], ids=["error", "outcome"])
+def ends_badly(request):
+    yield
+    if len(plays) in (1, 3):
+        raise request.param("the end is bad")
+
+@pytest.fixture(scope="session")
+def both_end_badly(ends_badly):
+    yield
+    if len(plays) == 3:
+        raise RuntimeError("it is")
+
+def test_fails_with_a_miss(miss, both_end_badly):
+    plays.append(1)
+    miss()
+    assert False, "the only play"
+
+def test_passes(both_end_badly):
+    plays.append(1)
+"""
+
+
+SCENES = """
+import pytest
+
+plays = []
+
+@pytest.fixture(scope="module")
+def scene(miss):
+    plays.append(1)
+    if len(plays) == 1:
+        miss()
+    return len(plays)
+
+def test_looks_at_what_was_played(scene):
+    pass
+
+def test_looks_at_what_was_missed(scene):
+    assert scene == 2
+
+def test_looks_at_it_too(scene):
+    assert scene == 3, "of this nothing was missed"
+
+def test_looks_at_nothing():
+    assert False
+"""
+
+
+def session(directory: Path, folder: str, *options: str, cases: str = CASES) -> list[str]:
+    """The lines of a session over these cases, in a folder of this name."""
     (directory / folder).mkdir()
     (directory / "conftest.py").write_text(CONFTEST)
-    (directory / folder / "test_cases.py").write_text(CASES)
+    (directory / folder / "test_cases.py").write_text(cases)
     command = [sys.executable, "-m", "pytest", "-rfE", "-p", "no:cacheprovider", "--import-mode=importlib"]
     environment = dict(os.environ, PYTHONPATH=str(KERNEL_TESTS))
     command += ["--rootdir", str(directory), *options, folder]
@@ -115,3 +167,25 @@ def test_without_a_witness_nothing_is_played_again(tmp_path: Path) -> None:
     lines = session(tmp_path, "kernel", "--alone")
     assert failures(lines)[:2] == ["test_fails_once_with_a_miss", "test_has_new_fixtures_then"]
     assert not any("played again" in line for line in lines)
+
+
+def test_what_was_missed_while_a_module_s_fixture_came_counts_for_its_users(tmp_path: Path) -> None:
+    """Not for others, and no more once the fixture has come anew."""
+    lines = session(tmp_path, "kernel", cases=SCENES)
+    assert failures(lines) == ["test_looks_at_it_too", "test_looks_at_nothing"]
+    assert "kernel tests: 1 played again" in lines
+
+
+def test_where_a_fixture_ends_badly_the_failure_stays(tmp_path: Path) -> None:
+    """One or several, by whatever they raise: it is told, the case has failed, and the session goes on."""
+    lines = session(tmp_path, "kernel", cases=BAD_ENDS)
+    assert failures(lines) == ["test_fails_with_a_miss[error]", "test_fails_with_a_miss[outcome]"]
+    assert "2 failed, 2 passed" in lines[-1]
+    told = [line.partition(", but not played again: ") for line in lines if "not played again" in line]
+    assert [of for of, _, _ in told] == [
+        "kernel/test_cases.py::test_fails_with_a_miss[error]: tcp/some_event 1",
+        "kernel/test_cases.py::test_fails_with_a_miss[outcome]: tcp/some_event 1",
+    ]
+    assert all("the end is bad" in why for _, _, why in told)
+    assert "it is" in told[1][2]
+    assert "kernel tests: 0 played again" in lines

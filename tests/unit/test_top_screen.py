@@ -374,8 +374,8 @@ def test_agent_that_goes_away() -> None:
         await session.until_shown("NO AGENT")
         await session.until_shown("no agent answers on [b]/run�[2J; trying again")
         assert "rsync" in screen_text(session.app)
-        broken.clear()
         session.agent.standing = snapshot(flow(77), second=60)
+        broken.clear()
         await session.until(lambda: pids(session.app) == [77])
         assert "LIVE" in screen_lines(session.app)[0]
 
