@@ -9,8 +9,8 @@
  * last sequence number is kept; of a chunked one how much of its final bytes has come.
  *
  * Undecided, and so never a drop: TLS, HTTP/2, io_uring, recvmmsg, preadv, a head that did not come in one
- * call or is longer than HTTP_HEAD, chunks read by splice or scattered over many buffers, trailers, lengths
- * of a GiB and more. Measured: benchmarks/README.md.
+ * call or is longer than HTTP_HEAD, a response received in one call with a 1xx head before it, chunks read by
+ * splice or scattered over many buffers, trailers, lengths of a GiB and more. Measured: benchmarks/README.md.
  */
 
 enum http {

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import select
 import signal
 import socket
 import sys
@@ -32,6 +33,7 @@ from kernob.model import Fate
 from kernob.pipeline import new_session
 from kernob.probes import tcp
 from kernob.probes.traffic import Loss
+from kernob.syscall_table import numbers
 
 ROLES = ("", "client", "server")
 OUTCOMES = (
@@ -52,6 +54,8 @@ FACTS_LOST = (
     Loss.SOCKS_FULL, Loss.FATES_FULL, Loss.DURATIONS_FULL, Loss.EVENTS_FULL, Loss.CALLS_FULL,
 )  # fmt: skip
 CLOSE_LIMIT_S = 20.0
+TURN_LIMIT_S = 60.0
+"""A case fails whose one end waits longer for the other: that one has failed."""
 ASK, ANSWER = b"q" * 100, b"a" * 300
 Play = Callable[[socket.socket], None]
 _PDEATHSIG = 1
@@ -231,6 +235,49 @@ def abort(sock: socket.socket) -> None:
     """Closes with a RST."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     sock.close()
+
+
+class Gate:
+    """One process waits here until another one opens; whoever made it has forked both."""
+
+    def __init__(self) -> None:
+        self._fd = os.eventfd(0, os.EFD_SEMAPHORE)
+
+    def __del__(self) -> None:
+        os.close(self._fd)
+
+    def open(self) -> None:
+        """Lets one pass, now or later."""
+        os.eventfd_write(self._fd, 1)
+
+    def wait(self) -> None:
+        """Passes, once for each time it is opened."""
+        _wait_for(self._fd, select.POLLIN)
+        os.eventfd_read(self._fd)
+
+
+def wait_for_fin(sock: socket.socket) -> None:
+    """Until the peer's FIN is there. That is no receive call, and no wait that runs out."""
+    _wait_for(sock.fileno(), select.POLLRDHUP)
+
+
+def wait_for_reset(sock: socket.socket) -> None:
+    """Until the peer's RST has ended the connection, which the next call is told. Likewise."""
+    _wait_for(sock.fileno(), select.POLLHUP)
+
+
+def _wait_for(fd: int, event: int) -> None:
+    poller = select.poll()
+    poller.register(fd, event)
+    came = 0
+    while not came & event:  # POLLERR may come a moment before POLLHUP
+        ((_fd, came),) = poller.poll(TURN_LIMIT_S * 1000)
+
+
+def in_call(tid: int, *names: str) -> bool:
+    """Whether a thread sleeps in one of these system calls."""
+    call = Path(f"/proc/{tid}/syscall").read_text().split()[0]
+    return call in [str(numbers()[name]) for name in names if name in numbers()]
 
 
 def snmp() -> Counter[str]:

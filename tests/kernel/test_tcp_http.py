@@ -12,13 +12,13 @@ import os
 import select
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from _pytest.mark import ParameterSet
-from tcp_watch import Watch, abort, act, listener, name_of, watching
+from tcp_watch import Gate, Watch, abort, act, listener, name_of, read_exactly, wait_for_fin, watching
 
 OK = {"client connection ok": 1}
 CUT = OK | {"client drop eof_mid_response by peer": 1}
@@ -28,7 +28,9 @@ CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
 MANY = b"".join(b"X-Field-%d: %s\r\n" % (i, b"v" * 30) for i in range(15))
 BODY = b"b" * 1000
 REQUEST = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
-Reader = Callable[[socket.socket], None]
+LATE_S = 1.0
+Reader = Callable[[socket.socket], Iterator[None]]
+"""Reads to the end, one step each time it has received something."""
 
 
 @pytest.fixture(scope="module")
@@ -44,43 +46,44 @@ def in_lanes(cases: Iterable[str], *chosen: str) -> list[ParameterSet]:
     return [pytest.param(case, marks=pytest.mark.lane if case in chosen else (), id=case) for case in cases]
 
 
-def recv(sock: socket.socket) -> None:
-    """To the end by recv, as most read."""
+def recv(sock: socket.socket) -> Iterator[None]:
+    """By recv, as most read."""
     while sock.recv(8192):
-        pass
+        yield
 
 
-def recv_small(sock: socket.socket) -> None:
+def recv_small(sock: socket.socket) -> Iterator[None]:
     """The head in one call, then three bytes at a time."""
     sock.recv(400)
+    yield
     while sock.recv(3):
-        pass
+        yield
 
 
-def read(sock: socket.socket) -> None:
+def read(sock: socket.socket) -> Iterator[None]:
     """By descriptor, waiting by epoll, as event loops do."""
     poller = select.epoll()
     poller.register(sock, select.EPOLLIN)
     while poller.poll(10) and os.read(sock.fileno(), 4096):
-        pass
+        yield
 
 
-def readv(sock: socket.socket) -> None:
+def readv(sock: socket.socket) -> Iterator[None]:
     """Into three buffers at a time, the first of which holds the head."""
     while os.readv(sock.fileno(), [bytearray(600), bytearray(100), bytearray(5000)]):
-        pass
+        yield
 
 
-def recvmsg(sock: socket.socket) -> None:
+def recvmsg(sock: socket.socket) -> Iterator[None]:
     """Into one buffer, as a message."""
     while sock.recvmsg(5000)[0]:
-        pass
+        yield
 
 
-def bytewise(sock: socket.socket) -> None:
+def bytewise(sock: socket.socket) -> Iterator[None]:
     """One byte a call: nothing can be told."""
     while sock.recv(1):
-        pass
+        yield
 
 
 def play_as(
@@ -89,10 +92,13 @@ def play_as(
     read_all: Reader = recv,
     request: bytes = REQUEST,
     host: str = "127.0.0.1",
-    delay_s: float = 0.0,
 ) -> tuple[int, dict[str, int]]:
-    """The client's process and facts: it asks, reads to the end, and closes; `delay_s` before it reads."""
+    """The client's process and facts: it asks, reads to the end, and closes.
+
+    A part is sent when the one before has been received, at least in part.
+    """
     door = listener(host=host)
+    taken = Gate()
     address = door.getsockname()[:2]
 
     def serve() -> None:
@@ -100,16 +106,18 @@ def play_as(
         while b"\r\n\r\n" not in sock.recv(1 << 16, socket.MSG_PEEK):
             time.sleep(0.001)
         sock.recv(1 << 16)
-        for part in parts:
+        sock.sendall(parts[0])
+        for part in parts[1:]:
+            taken.wait()
             sock.sendall(part)
-            time.sleep(0.02)
+        time.sleep(0.02)  # the end comes by itself, mostly
 
     def ask() -> None:
         door.close()
         sock = socket.create_connection(address)
         sock.sendall(request)
-        time.sleep(delay_s)
-        read_all(sock)
+        for _ in read_all(sock):
+            taken.open()
 
     server, client = act(serve), act(ask)
     door.close()
@@ -191,11 +199,22 @@ def test_however_it_is_read(watch: Watch, read_all: Reader, host: str) -> None:
 @pytest.mark.lane
 def test_read_long_after_it_ended(watch: Watch) -> None:
     """Head, half a body and FIN are there before the client reads any of it: the drop's time is the FIN's."""
+    told, tell = os.pipe()
+
+    def late(sock: socket.socket) -> Iterator[None]:
+        wait_for_fin(sock)
+        time.sleep(LATE_S)
+        os.write(tell, b"%d" % time.monotonic_ns())
+        yield from recv(sock)
+
     before_ns = time.monotonic_ns()
-    client, facts = play_as(watch, (LENGTH, BODY[:10]), delay_s=1.5)
+    client, facts = play_as(watch, (LENGTH + BODY[:10],), late)
     assert facts == CUT
     (event,) = [e for e in watch.events_of(client) if name_of(e).startswith("drop")]
-    assert int(event["time_ns"]) - before_ns < 1e9
+    read_ns = int(os.read(told, 100))
+    assert before_ns < int(event["time_ns"]) < read_ns - LATE_S * 1e9
+    for end in (told, tell):
+        os.close(end)
 
 
 @pytest.mark.lane
@@ -214,19 +233,21 @@ def test_head_requests_have_no_body(watch: Watch, answer: bytes) -> None:
 def test_a_receive_of_no_byte_meets_no_end(watch: Watch) -> None:
     """It returns 0 with half of a whole response still to be read behind which the server has closed."""
 
-    def peek(sock: socket.socket) -> None:
+    def peek(sock: socket.socket) -> Iterator[None]:
+        wait_for_fin(sock)
         sock.recv(500)
         assert ctypes.CDLL(None).recv(sock.fileno(), None, 0, 0) == 0  # Python's own makes no call
-        recv(sock)
+        yield from recv(sock)
 
-    assert play(watch, (LENGTH + BODY,), peek, delay_s=0.2) == OK
+    assert play(watch, (LENGTH + BODY,), peek) == OK
 
 
 def test_who_gives_up_by_itself_met_no_end(watch: Watch) -> None:
     """A client that closes in the middle: nobody waited for the rest."""
 
-    def half(sock: socket.socket) -> None:
+    def half(sock: socket.socket) -> Iterator[None]:
         sock.recv(500)
+        yield
 
     assert play(watch, (LENGTH + BODY[:600],), half) == OK | {"client reset sent": 1}
 
@@ -263,14 +284,15 @@ def test_on_a_connection_kept_alive_each_response_is_judged(watch: Watch) -> Non
 def test_a_reset_after_a_whole_response_is_idle(watch: Watch) -> None:
     """A server that answers in full and then resets: at once, which without HTTP would be a drop."""
 
-    def ask(parts: tuple[bytes, ...]) -> dict[str, int]:
+    def ask(response: bytes) -> dict[str, int]:
         door = listener()
+        done = Gate()
 
         def serve() -> None:
             sock, _ = door.accept()
             sock.recv(1 << 16)
-            sock.sendall(parts[0])
-            time.sleep(0.1)
+            sock.sendall(response)
+            done.wait()
             abort(sock)
 
         def client() -> None:
@@ -278,8 +300,10 @@ def test_a_reset_after_a_whole_response_is_idle(watch: Watch) -> None:
             door.close()
             sock = socket.create_connection(address)
             sock.sendall(REQUEST)
+            assert read_exactly(sock, len(response)) == response
+            done.open()
             with pytest.raises(ConnectionResetError):
-                recv(sock)
+                sock.recv(1)
 
         server, asking = act(serve), act(client)
         door.close()
@@ -287,8 +311,8 @@ def test_a_reset_after_a_whole_response_is_idle(watch: Watch) -> None:
         server.wait()
         return watch.of(asking.pid)
 
-    assert ask((LENGTH + BODY,)) == OK | {"client reset received idle": 1}
-    assert ask((LENGTH + BODY[1:],)) == OK | {
+    assert ask(LENGTH + BODY) == OK | {"client reset received idle": 1}
+    assert ask(LENGTH + BODY[1:]) == OK | {
         "client reset received": 1,
         "client drop reset_mid_response by peer": 1,
     }

@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 import pytest
 from tcp_alone import alone, door, flush, pair, rule, run, setting
-from tcp_watch import Watch, read_exactly, snmp
+from tcp_watch import TURN_LIMIT_S, Watch, read_exactly, snmp
 
 pytestmark = [
     pytest.mark.lane,
@@ -226,10 +226,11 @@ def test_both_ends_connect_at_once(watch: Watch) -> None:
         assert first.connect_ex(second.getsockname()) == errno.EINPROGRESS
         assert second.connect_ex(first.getsockname()) == errno.EINPROGRESS
         flush()
-        time.sleep(1.6)
+        for sock in (first, second):
+            assert select.select([], [sock], [], TURN_LIMIT_S)[1]
+            sock.setblocking(True)
         first.send(b"x")
         second.send(b"y")
-        time.sleep(0.1)
         assert first.recv(9) + second.recv(9) == b"yx"
 
     assert alone(watch, case) == {"client connection ok": 2}

@@ -18,6 +18,7 @@ from harness import scaled
 from tcp_watch import (
     ANSWER,
     ASK,
+    Gate,
     Watch,
     abort,
     act,
@@ -27,6 +28,7 @@ from tcp_watch import (
     retransmits_of,
     serve,
     snmp,
+    wait_for_reset,
     watching,
 )
 
@@ -46,6 +48,7 @@ def test_the_latest_user_of_a_shared_socket_is_charged(watch: Watch, met: bool) 
     A reset that no call of anybody's meets cuts off nobody who waited for an answer: it is no drop.
     """
     door = listener()
+    asked = Gate()
 
     def server() -> None:
         sock, _ = door.accept()
@@ -53,7 +56,7 @@ def test_the_latest_user_of_a_shared_socket_is_charged(watch: Watch, met: bool) 
             read_exactly(sock, len(ASK))
             sock.sendall(ANSWER)
         read_exactly(sock, len(ASK))
-        time.sleep(0.3)
+        asked.wait()
         abort(sock)
 
     def client() -> None:
@@ -70,7 +73,8 @@ def test_the_latest_user_of_a_shared_socket_is_charged(watch: Watch, met: bool) 
         last = act(sock.sendall, ASK)
         last.wait()
         os.write(writer, str(last.pid).encode())
-        time.sleep(0.6)
+        asked.open()
+        wait_for_reset(sock)
         if met:
             with pytest.raises(ConnectionResetError):
                 sock.recv(1)

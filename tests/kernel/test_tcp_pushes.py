@@ -13,7 +13,7 @@ import struct
 import time
 
 import pytest
-from tcp_watch import ANSWER, ASK, Watch, abort, answer, exchange, play, read_exactly
+from tcp_watch import ANSWER, ASK, Gate, Watch, abort, answer, exchange, play, read_exactly, wait_for_reset
 
 pytestmark = pytest.mark.lane
 
@@ -136,11 +136,11 @@ def test_who_only_wakes_is_owed_nothing(watch: Watch) -> None:
     def client(sock: socket.socket) -> None:
         for _ in range(4):
             sock.sendall(b"w")
-        time.sleep(0.5)
+        wait_for_reset(sock)
 
     def server(sock: socket.socket) -> None:
         sock.recv(1, socket.MSG_WAITALL)
-        time.sleep(0.2)
+        assert len(sock.recv(3, socket.MSG_WAITALL | socket.MSG_PEEK)) == 3
 
     first, second = play(watch, client, server)
     assert first == OK_CLIENT | {"client reset received": 1}
@@ -153,7 +153,7 @@ def test_who_sends_into_a_reset_has_lost_the_answer_before(watch: Watch) -> None
     def client(sock: socket.socket) -> None:
         exchange(sock)
         sock.sendall(ASK)
-        time.sleep(0.3)
+        wait_for_reset(sock)
         with pytest.raises((ConnectionResetError, BrokenPipeError)):
             sock.sendall(ASK)
 
@@ -169,20 +169,24 @@ def test_who_sends_into_a_reset_has_lost_the_answer_before(watch: Watch) -> None
 
 def test_a_request_in_the_moment_of_an_idle_timeout_is_no_drop(watch: Watch) -> None:
     """Keep-alive reuse: the server says goodbye and closes while the next request is under way."""
+    done = Gate()
 
     def client(sock: socket.socket) -> None:
         exchange(sock)
+        done.open()
         assert len(sock.recv(9, socket.MSG_WAITALL | socket.MSG_PEEK)) == 9
         sock.sendall(ASK)
         sock.recv(100)
+        done.open()
         read_to_reset(sock)
 
     def server(sock: socket.socket) -> None:
         answer(sock)
+        done.wait()
         time.sleep(PAUSE_S)
         deafen(sock)
         sock.sendall(b"-ERR idle")
-        time.sleep(0.1)
+        done.wait()
         abort(sock)
 
     first, second = play(watch, client, server)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from harness import SCALE, scaled
-from tcp_watch import Watch, abort, act, listener, snmp
+from tcp_watch import TURN_LIMIT_S, Watch, abort, act, listener, snmp
 
 pytestmark = pytest.mark.lane
 
@@ -60,6 +60,12 @@ def _connect(number: int, count: int, ports: tuple[int, int, int]) -> None:
                     assert sock.recv(1) == b""
 
 
+def _in_use() -> int:
+    """TCP sockets of this namespace, those in TIME_WAIT left out."""
+    sockets = Path("/proc/self/net/sockstat").read_text()
+    return int(sockets.partition("TCP: inuse ")[2].split()[0])
+
+
 def _storm(result: int) -> None:
     if ctypes.CDLL(None).unshare(_NEWNET):
         raise OSError("unshare")
@@ -76,7 +82,10 @@ def _storm(result: int) -> None:
     clients = [act(_connect, i + 1, CONNECTIONS // CLIENTS, ports) for i in range(CLIENTS)]
     for client in clients:
         client.wait()
-    time.sleep(0.3)
+    deadline = time.monotonic() + TURN_LIMIT_S
+    while _in_use() > len(doors):  # what is still under way would be reset behind the last look at `snmp`
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     for server in servers:
         server.kill()
         server.wait(-signal.SIGKILL)

@@ -13,13 +13,25 @@ import struct
 import time
 
 import pytest
-from tcp_watch import ANSWER, ASK, Watch, abort, answer, exchange, play, read_exactly
+from tcp_watch import (
+    ANSWER,
+    ASK,
+    Gate,
+    Watch,
+    abort,
+    answer,
+    exchange,
+    play,
+    read_exactly,
+    wait_for_reset,
+)
 
 from kernob.model import ProbeState
 
 pytestmark = pytest.mark.lane
 
 OK_CLIENT, OK_SERVER = {"client connection ok": 1}, {"server connection ok": 1}
+FIN_WAIT2 = 5  # include/net/tcp_states.h
 
 
 def kill_myself(_sock: socket.socket) -> None:
@@ -184,14 +196,23 @@ def test_an_upload_ended_by_half_close_is_no_drop(watch: Watch) -> None:
 
 def test_a_request_that_meets_a_closed_connection_is_no_drop(watch: Watch) -> None:
     """Keep-alive reuse: the server had closed; the request is answered by a RST."""
+    closed = Gate()
 
     def client(sock: socket.socket) -> None:
         exchange(sock)
-        time.sleep(0.3)
+        closed.wait()
         sock.sendall(ASK)
-        time.sleep(0.2)
+        wait_for_reset(sock)
 
-    first, second = play(watch, client, answer)
+    def server(sock: socket.socket) -> None:
+        answer(sock)
+        sock.shutdown(socket.SHUT_WR)
+        while sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != FIN_WAIT2:
+            time.sleep(0.001)
+        sock.close()  # nothing is left that could be said to have sent the RST
+        closed.open()
+
+    first, second = play(watch, client, server)
     assert first == OK_CLIENT | {"client reset received": 1}
     assert second == OK_SERVER
 
@@ -207,7 +228,7 @@ def test_a_client_that_closes_after_its_answer(watch: Watch) -> None:
 
     def server(sock: socket.socket) -> None:
         answer(sock)
-        time.sleep(0.5)
+        wait_for_reset(sock)
 
     first, second = play(watch, client, server)
     assert first == OK_CLIENT | {"client reset sent": 1}
@@ -311,9 +332,9 @@ def test_an_answer_that_stops_half_way(watch: Watch) -> None:
     """The client waits its SO_RCVTIMEO for the rest, and gives up."""
 
     def client(sock: socket.socket) -> None:
-        _receive_timeout(sock, 0.3)
         sock.sendall(ASK)
-        assert len(sock.recv(100)) == 50
+        assert len(read_exactly(sock, 50)) == 50
+        _receive_timeout(sock, 0.3)
         with pytest.raises(BlockingIOError):
             sock.recv(100)
         sock.close()
@@ -332,14 +353,11 @@ def test_waits_that_only_poll_are_no_drop(watch: Watch) -> None:
     """A consumer that calls recv again and again, each time for a moment."""
 
     def client(sock: socket.socket) -> None:
+        exchange(sock)
         _receive_timeout(sock, 0.1)
-        sock.sendall(ASK)
-        misses = 0
-        while misses < 4:
-            try:
+        for _ in range(4):
+            with pytest.raises(BlockingIOError):
                 sock.recv(100)
-            except BlockingIOError:
-                misses += 1
         sock.close()
 
     def server(sock: socket.socket) -> None:
@@ -354,13 +372,13 @@ def test_a_peer_that_does_not_read_stalls_the_sender(watch: Watch) -> None:
 
     def client(sock: socket.socket) -> None:
         sock.setblocking(False)
-        misses = 0
-        while misses < 20:
+        sent_s = missed_s = time.monotonic()
+        while missed_s < sent_s + 0.4:  # after a second the connection would be idle
             try:
                 sock.send(b"x" * 65536)
-                misses = 0
+                sent_s = time.monotonic()
             except BlockingIOError:
-                misses += 1
+                missed_s = time.monotonic()
                 time.sleep(0.02)
         abort(sock)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import fcntl
+import os
 import platform
 import select
 import socket
@@ -19,10 +20,10 @@ from collections.abc import Callable
 
 import pytest
 from harness import scaled
-from tcp_watch import ANSWER, ASK, Watch, act, answer, exchange, listener, play, read_exactly
+from tcp_watch import ANSWER, ASK, Gate, Watch, act, answer, exchange, in_call, listener, play, read_exactly
 
 OK_CLIENT, OK_SERVER = {"client connection ok": 1}, {"server connection ok": 1}
-WAIT_S = 0.05
+WAIT_S, LONG_WAIT_S = 0.05, 2.0
 Wait = Callable[[socket.socket], None]
 LIBC = ctypes.CDLL(None, use_errno=True)
 X86 = platform.machine() == "x86_64"
@@ -145,18 +146,20 @@ def test_an_exchange_that_stays_unanswered_is_silent_once(watch: Watch, wait: Wa
 
 @pytest.mark.parametrize("wait", WAITS)
 def test_a_timer_that_fires_while_the_answer_is_under_way_is_nothing(watch: Watch, wait: Wait) -> None:
-    """The answer comes after several waits have run out."""
+    """The answer comes after a wait has run out."""
+    waited = Gate()
 
     def client(sock: socket.socket) -> None:
         for _ in range(3):
             sock.sendall(ASK)
             wait(sock)
+            waited.open()
             assert len(read_exactly(sock, len(ANSWER))) == len(ANSWER)
 
     def server(sock: socket.socket) -> None:
         for _ in range(3):
             assert len(read_exactly(sock, len(ASK))) == len(ASK)
-            time.sleep(3 * WAIT_S)
+            waited.wait()
             sock.sendall(ANSWER)
 
     assert play(watch, client, server) == (OK_CLIENT, OK_SERVER)
@@ -202,14 +205,21 @@ def test_a_question_within_the_wait_is_not_waited_for_from_its_start(watch: Watc
     """Another thread asks while this one waits: its wait began before the question, so it is not for it."""
 
     def client(sock: socket.socket) -> None:
-        thread = threading.Thread(target=by_pause, args=(sock,))
-        thread.start()
-        assert select.select([sock], [], [], 0.4) == ([], [], [])
-        thread.join()
+        asked = threading.Event()
 
-    def by_pause(sock: socket.socket) -> None:
-        time.sleep(0.2)
-        sock.sendall(ASK)
+        def ask_within() -> None:
+            deadline = time.monotonic() + LONG_WAIT_S
+            while not in_call(os.getpid(), "select", "pselect6"):
+                assert time.monotonic() < deadline
+                time.sleep(0.001)
+            sock.sendall(ASK)
+            asked.set()
+
+        thread = threading.Thread(target=ask_within)
+        thread.start()
+        assert select.select([sock], [], [], LONG_WAIT_S) == ([], [], [])
+        thread.join()
+        assert asked.is_set()
 
     assert play(watch, client, silent_server) == (OK_CLIENT, OK_SERVER)
 
