@@ -174,9 +174,12 @@ static __always_inline void judge_reset(u64 sk, struct sock_val *value, u8 befor
  */
 static __always_inline void on_reset(u64 sk, struct sock_val *value, u8 before, struct fact *fact)
 {
+    const int direct = 0;
+
     fact->kind = FATE_RESET;
     fact->side = DIRECTION_RECEIVED;
-    if (before == TCP_ESTABLISHED && is_asking(sk, value)) {
+    if (before == TCP_ESTABLISHED && is_asking(sk, value) &&
+        !(READ(u8, sk, OFF_SOCK_SHUTDOWN) & RCV_SHUTDOWN)) {
         value->ended_ns = fact->time_ns;
         value->ended = ENDED_EARLY_RST;
         return;

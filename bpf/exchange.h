@@ -65,6 +65,14 @@ static __always_inline int is_late_reuse(u64 sk, const struct sock_val *value, u
            heard_ns > elapsed_ns(value->asked_ns, now) + SECOND_NS;
 }
 
+/* The sequence number behind all that was handed to send(). No typed pointer to a socket reaches so far. */
+static __always_inline u32 write_seq(u64 sk)
+{
+    const int direct = 0;
+
+    return READ(u32, sk, OFF_TCP_WRITE_SEQ);
+}
+
 /*
  * More was handed to send() than calls have returned from, as far as their hooks told. Not known under an
  * upper layer, whose own bytes are in the stream, too: TLS of the kernel, subflows of MPTCP.
@@ -75,8 +83,7 @@ static __always_inline int has_unreturned(u64 sk, const struct sock_val *value)
 
     if (value->key.role != ROLE_CLIENT || value->flags & SOCK_ATTEMPT)
         return 0;
-    return (s32)(READ(u32, sk, OFF_TCP_WRITE_SEQ) - value->asked_seq - value->asked) > 0 &&
-           !READ(u64, sk, OFF_ICSK_ULP_OPS);
+    return (s32)(write_seq(sk) - value->asked_seq - value->asked) > 0 && !READ(u64, sk, OFF_ICSK_ULP_OPS);
 }
 
 /* What came last came after what was sent last. Within one tick of the kernel's timer it is taken for that.
@@ -104,14 +111,20 @@ static __always_inline void judge_early_end(u64 sk, struct sock_val *value, u64 
     u8 early = value->ended;
 
     value->ended = ENDED_NOT;
-    if (only_sends(value))
+    if (only_sends(value) || elapsed_ns(value->sent_ns, value->ended_ns) > PUSH_NS)
         return;
     if (early == ENDED_EARLY_RST) {
-        if (!is_late_reuse(sk, value, now))
-            value->ended = ENDED_BY_RST;
-    } else if (!is_farewell(value) && all_acknowledged(sk) && !was_answered(sk, value)) {
-        value->ended = ENDED_BY_FIN;
+        if (was_answered(sk, value))
+            value->phase = PHASE_ANSWERED;
+        else if (is_late_reuse(sk, value, now))
+            return;
+        value->ended = ENDED_BY_RST;
+        return;
     }
+    /* what was asked before the FIN was acknowledged when it came (judge_fin) */
+    if (!is_farewell(value) && (value->sent_ns < value->ended_ns || all_acknowledged(sk)) &&
+        !was_answered(sk, value))
+        value->ended = ENDED_BY_FIN;
 }
 
 /*
@@ -129,14 +142,15 @@ static __always_inline void note_ask(u64 sk, struct sock_val *value, u64 bytes)
         http_note_ask(value, bytes);
         if (value->flags & SOCK_HEARD && value->receiver != (u32)bpf_get_current_pid_tgid())
             value->flags |= SOCK_THREADED;
-        u32 asked_seq = READ(u32, sk, OFF_TCP_WRITE_SEQ) - bytes;
+        u32 asked_seq = write_seq(sk) - bytes;
         barrier();
         value->phase = PHASE_ASKED;
         barrier();
         value->asked = bytes;
         value->asked_seq = asked_seq;
     } else {
-        value->sent_ns = now;
+        if (value->ended < ENDED_EARLY_FIN) /* else it is judged by when the sends before that end were */
+            value->sent_ns = now;
         value->asked += bytes;
     }
     barrier();
@@ -185,7 +199,7 @@ static __always_inline void note_first(u64 sk, struct sock_val *fresh, u64 tx)
     fresh->segments_seen = READ(u32, sk, OFF_TCP_DATA_SEGS_OUT);
     fresh->flags = SOCK_COUNTED | SOCK_HEARD | SOCK_OLDER;
     fresh->asked = tx;
-    fresh->asked_seq = READ(u32, sk, OFF_TCP_WRITE_SEQ) - tx;
+    fresh->asked_seq = write_seq(sk) - tx;
     read_ends(sk, fresh, direct);
     if (tx && fresh->key.role == ROLE_CLIENT) {
         fresh->phase = PHASE_ASKED;

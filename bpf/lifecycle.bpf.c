@@ -351,8 +351,8 @@ static __always_inline int on_end(u64 task, const int direct)
     if (life->start_ns) {
         if (forked) /* whoever settles it from now on finds that it ends (kernob/probes/lifecycle.py) */
             life->forked = FORKED_ENDS;
-        barrier();
-        if (forked && (now - life->start_ns < SETTLED_NS || settled.delete(&tgid)))
+        barrier(); /* and its age is asked after that */
+        if (forked && (bpf_ktime_get_ns() - life->start_ns < SETTLED_NS || settled.delete(&tgid)))
             count_turn(life->image, TURN_FORK, 0);
         note_end(leader, tgid, life, code, forked, now);
     }

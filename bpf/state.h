@@ -124,7 +124,7 @@ static __always_inline void on_connected(u64 sk, struct sock_val *value, struct 
     follow(sk, value, direct);
     read_ends(sk, value, direct);
     if (!value->asked) /* else it asked with its SYN */
-        value->asked_seq = READ(u32, sk, OFF_TCP_WRITE_SEQ);
+        value->asked_seq = write_seq(sk);
     charge(&flow, value);
     add_duration(&flow, DURATION_CONNECT, now - value->opened_ns);
     value->flags = (value->flags & ~SOCK_ATTEMPT) | SOCK_COUNTED;

@@ -145,7 +145,7 @@ static __always_inline int on_end_met(u64 sk, const int receive)
         return 0;
     if (receive)
         judge_cut(sk, value);
-    if (receive || (value->ended == ENDED_BY_RST && has_answered(value)))
+    if (receive || ((value->ended == ENDED_BY_RST || value->ended == ENDED_EARLY_RST) && has_answered(value)))
         judge_end_met(sk, value);
     return 0;
 }

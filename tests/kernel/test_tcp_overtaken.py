@@ -67,12 +67,38 @@ def test_a_reset_within_the_send_is_the_request_s(watch: Watch, asked_before: bo
     }
 
 
+def test_who_said_that_it_reads_no_more_has_lost_no_answer(watch: Watch) -> None:
+    """A RST within send() all the same."""
+
+    def client(sock: socket.socket) -> None:
+        exchange(sock)
+        tell.close()
+        sock.shutdown(socket.SHUT_RD)
+        assert told.recv(1)
+        sock.sendall(ASK)
+        with pytest.raises((ConnectionResetError, BrokenPipeError)):
+            sock.sendall(ASK)
+
+    def server(sock: socket.socket) -> None:
+        answer(sock)
+        vanish(sock)
+        tell.send(b"!")
+
+    told, tell = socket.socketpair()
+    with told, tell:
+        here, _there = play(watch, client, server)
+    assert {fact for fact in here if "drop" in fact} == set()
+
+
+@pytest.mark.parametrize("head", [b"", b"head"], ids=["alone", "behind its head"])
 @pytest.mark.parametrize("silent_s", [0.0, 1.3], ids=["at once", "after a while"])
-def test_a_reset_of_an_upload_that_blocks(watch: Watch, silent_s: float) -> None:
+def test_a_reset_of_an_upload_that_blocks(watch: Watch, silent_s: float, head: bytes) -> None:
     """One send() that has not returned, in whose middle the server aborts: who reads then had asked."""
 
     def client(sock: socket.socket) -> None:
         with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+            if head:
+                sock.sendall(head)
             sock.send(bytes(UPLOAD_BYTES))
             sock.recv(1)
 
