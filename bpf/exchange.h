@@ -51,9 +51,14 @@ static __always_inline u64 elapsed_ns(u64 then, u64 now)
 }
 
 /* Sending for over a second, never answered: it does not ask at all. */
+static __always_inline int only_sends_until(const struct sock_val *value, u64 sent_ns)
+{
+    return !(value->flags & SOCK_HEARD) && sent_ns - value->asked_ns > SECOND_NS;
+}
+
 static __always_inline int only_sends(const struct sock_val *value)
 {
-    return !(value->flags & SOCK_HEARD) && value->sent_ns - value->asked_ns > SECOND_NS;
+    return only_sends_until(value, value->sent_ns);
 }
 
 /* A request on a connection that had been idle, which the peer closed before it can have seen it. */
@@ -109,9 +114,15 @@ static __always_inline int was_answered(u64 sk, const struct sock_val *value)
 static __always_inline void judge_early_end(u64 sk, struct sock_val *value, u64 now)
 {
     u8 early = value->ended;
+    u64 sent_ns = value->sent_ns;
 
     value->ended = ENDED_NOT;
-    if (only_sends(value) || elapsed_ns(value->sent_ns, value->ended_ns) > PUSH_NS)
+    if (elapsed_ns(sent_ns, value->ended_ns) > PUSH_NS)
+        return;
+    /* what had not returned when the FIN came was acknowledged by then */
+    if (early == ENDED_EARLY_FIN && sent_ns < value->ended_ns)
+        sent_ns = value->ended_ns;
+    if (only_sends_until(value, sent_ns))
         return;
     if (early == ENDED_EARLY_RST) {
         if (was_answered(sk, value))
@@ -121,7 +132,6 @@ static __always_inline void judge_early_end(u64 sk, struct sock_val *value, u64 
         value->ended = ENDED_BY_RST;
         return;
     }
-    /* what was asked before the FIN was acknowledged when it came (judge_fin) */
     if (!is_farewell(value) && (value->sent_ns < value->ended_ns || all_acknowledged(sk)) &&
         !was_answered(sk, value))
         value->ended = ENDED_BY_FIN;
