@@ -309,11 +309,12 @@ struct lookup {
     u8 data[LOOKUP_DATA];
 };
 
+enum forked { FORKED_NOT, FORKED, FORKED_ENDS }; /* it has called exec; it has not; it has not, and ends */
+
 /*
  * One process, from its fork or from our start on. The program is the one it runs now: its parent's until it
  * calls exec.
  */
-enum forked { FORKED_NOT, FORKED, FORKED_ENDS }; /* it has called exec; it has not; it has not, and ends */
 struct life {
     u64 start_ns; /* CLOCK_MONOTONIC of its fork; 0: older than we are */
     u64 image;    /* its program, service included: key of images; 0: unknown */

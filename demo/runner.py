@@ -16,11 +16,9 @@ from .business import Business
 from .owned import wait_until
 from .scene import Scene
 from .screen import Screen
-from .story import MissingError, Outcome, Story, judge, lanes
+from .story import PAYMENTS, MissingError, Outcome, Story, judge, lanes
 
 _DATA_LIMIT_S = 120.0
-_AGAIN_AFTER_S = 30.0
-"""By then what the first telling left is out of the windows that stories look at."""
 _COLOURS = {"fault": "yellow", "log": "dim", "kernob": "cyan", "check": "green", "see": "dim"}
 
 
@@ -70,17 +68,14 @@ class Runner:
         return [self._tell(story) for story in stories if not self._ended.wait(pause_s)]
 
     def _tell(self, story: Story) -> Outcome:
-        """One story, and once more if something was not seen; the closing line names it.
+        """One story. Those that rest on scores are told once more if something was not seen.
 
-        A machine that is too busy to answer in time costs the payment service real points of its score, and
-        lets two programs note the same moment seconds apart.
+        A machine that is too busy to answer in time costs the payment service real points of its score.
         """
         outcome = self._play(story)
-        if story.once or not self._faulty or outcome.seen:
+        if story.lane != PAYMENTS or not self._faulty or outcome.seen:
             return outcome
         self._screen.doing(f"{story.name}: once more, in case the machine was too busy")
-        if self._ended.wait(_AGAIN_AFTER_S):
-            return outcome
         return dataclasses.replace(self._play(story), tries=2)
 
     def _play(self, story: Story) -> Outcome:

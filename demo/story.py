@@ -28,14 +28,12 @@ class Story:
 
     Stories of one `lane` are told one after another, because they disturb each other. A lane that is `ALONE`
     takes long and disturbs nobody: it is begun first, beside the others, in every form of the demo.
-    `once`: not to be told a second time, because what Kernob has learned of it cannot be learned again.
     """
 
     name: str
     title: str
     run: Callable[[Scene], None]
     lane: str = HOST
-    once: bool = False
 
 
 @dataclass(frozen=True)

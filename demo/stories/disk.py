@@ -27,13 +27,10 @@ P95 = (
 
 
 def slow_disk(scene: Scene) -> tuple[Path, str]:
-    """A mounted file system on a slow disk of its own, and the disk's name.
-
-    A directory of its own as well: told once more, the story has a second disk, and the first one is idle.
-    """
-    owned, place = scene.business.owned, scene.business.place / f"disk-{scene.began_s:.0f}"
+    """A mounted file system on a slow disk of its own, and the disk's name."""
+    owned, place = scene.business.owned, scene.business.place
     under, mounted = place / "disk", place / "volume"
-    under.mkdir(parents=True)
+    under.mkdir()
     mounted.mkdir()
     words = [sys.executable, str(SERVICES / "slow_disk.py"), str(under)]
     server = owned.start("slow-disk", [*words, str(DISK_BYTES), str(DISK_BYTES_PER_S)])

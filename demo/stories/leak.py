@@ -18,7 +18,7 @@ LIMIT = 1024
 def run(scene: Scene) -> None:
     """See the module."""
     place = scene.business.place / "sessions"
-    place.mkdir(exist_ok=True)
+    place.mkdir()
     store = scene.program(SERVICE, place, "leaks" if scene.faulty else "closes", word="kept")
     pid = str(store.pid)
     scene.fault(f"{SERVICE} (PID {pid}) forgets to close one file a second")

@@ -78,4 +78,4 @@ def run(scene: Scene) -> None:
     scene.see("kernob-map")
 
 
-STORY = Story("stranger", "A process talks to where it never talked to before", run, once=True)
+STORY = Story("stranger", "A process talks to where it never talked to before", run)

@@ -30,9 +30,6 @@ ROOMY = {
 """Dead processes keep their series while the endpoint is away, and this machine may do other things: none
 shall fold into ~other. With that many series the rules' queries find no memory in the default limits."""
 
-UP_LIMIT_S, FIRST_DATA_LIMIT_S = 240.0, 60.0
-"""What `up` waits for health (compose/project.py), and `bring_up` for the first data after that."""
-
 
 def pytest_configure(config: pytest.Config) -> None:
     """Name the marker."""
@@ -96,7 +93,7 @@ def bring_up(stack: Stack) -> Birth:
         victoria.flush()
         return bool(victoria.query("count(kernob_probe_attached_ratio)"))
 
-    wait_for(has_data, "the agent's first data in VictoriaMetrics", FIRST_DATA_LIMIT_S, 0.2)
+    wait_for(has_data, "the agent's first data in VictoriaMetrics", 60, 0.2)
     return Birth(began_unix_s, healthy_s, time.monotonic() - began_s)
 
 
