@@ -50,7 +50,7 @@ BPF_TABLE("lru_hash", u64, u64, broods, 1024);
  */
 BPF_TABLE("lru_hash", u64, u8, ended, 1024);
 
-/* life_events: a ring buffer of struct life_event. When full, LOSS_EVENTS_FULL. See `events`. */
+/* life_events: a ring buffer of struct life_event. When full, LOSS_LIFE_EVENTS_FULL. See `events`. */
 #ifdef HAVE_RINGBUF
 struct life_events_table_t {
     int key;
@@ -115,7 +115,7 @@ static __always_inline void tell_life(u64 task, const struct life *life, u32 kin
     struct life_event *event = life_events.ringbuf_reserve(sizeof(*event));
 
     if (!event) {
-        lose(LOSS_EVENTS_FULL, 1);
+        lose(LOSS_LIFE_EVENTS_FULL, 1);
         return;
     }
     u64 leader = READ(u64, task, OFF_TASK_GROUP_LEADER);

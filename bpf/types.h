@@ -141,17 +141,18 @@ enum loss {
     LOSS_PROCS_FULL, /* process known by PID only */
     LOSS_TX_BYTES,
     LOSS_RX_BYTES,
-    LOSS_FATES_FULL,     /* facts about connections not counted */
-    LOSS_DURATIONS_FULL, /* durations not counted */
-    LOSS_EVENTS_FULL,    /* events the ring had no room for: counted in fates all the same */
-    LOSS_SYSCALLS_FULL,  /* calls counted without their process */
-    LOSS_THREADS_FULL,   /* calls not measured */
-    LOSS_LOOKUPS_FULL,   /* answers of resolvers the ring had no room for */
-    LOSS_LIVES_FULL,     /* processes whose beginning was not kept: their end is charged to nobody */
-    LOSS_IMAGES_FULL,    /* programs whose name was not kept: their turns are charged to nobody */
-    LOSS_TURNS_FULL,     /* starts and exits not counted */
-    LOSS_ENDS_UNTOLD,    /* ends beyond what is told one by one: counted in turns all the same */
-    LOSS_CALLS_FULL,     /* calls that were not followed to their return */
+    LOSS_FATES_FULL,       /* facts about connections not counted */
+    LOSS_DURATIONS_FULL,   /* durations not counted */
+    LOSS_EVENTS_FULL,      /* what `events` had no room for: counted in fates all the same */
+    LOSS_SYSCALLS_FULL,    /* calls counted without their process */
+    LOSS_THREADS_FULL,     /* calls not measured */
+    LOSS_LOOKUPS_FULL,     /* answers of resolvers the ring had no room for */
+    LOSS_LIVES_FULL,       /* processes whose beginning was not kept: their end is charged to nobody */
+    LOSS_IMAGES_FULL,      /* programs whose name was not kept: their turns are charged to nobody */
+    LOSS_TURNS_FULL,       /* starts and exits not counted */
+    LOSS_ENDS_UNTOLD,      /* ends beyond what is told one by one: counted in turns all the same */
+    LOSS_CALLS_FULL,       /* calls that were not followed to their return */
+    LOSS_LIFE_EVENTS_FULL, /* what `life_events` had no room for: counted in turns all the same */
     LOSS_MAX
 };
 

@@ -163,6 +163,7 @@ class Lifecycle(Feature):
             "lives_full": int(counts[Loss.LIVES_FULL]),
             "programs_full": int(counts[Loss.IMAGES_FULL]),
             "turns_full": int(counts[Loss.TURNS_FULL]),
+            "life_ring_full": int(counts[Loss.LIFE_EVENTS_FULL]),
         }
 
     def usage(self) -> dict[str, int]:

@@ -199,6 +199,7 @@ class Loss(enum.IntEnum):
     TURNS_FULL = 13
     ENDS_UNTOLD = 14
     CALLS_FULL = 15
+    LIFE_EVENTS_FULL = 16
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,7 +125,8 @@ def test_fifty_thousand_short_lives_are_counted_exactly(agent: Agent, tmp_path: 
     assert after["exits"] - before["exits"] >= count + 1
     assert after["execs"] - before["execs"] >= sum((*quick["spawned"].values(), *ledger["spawned"].values()))
     lost = losses(agent)
-    assert [lost[cause] for cause in ("lives_full", "programs_full", "turns_full")] == [0] * 3
+    causes = ("lives_full", "programs_full", "turns_full", "life_ring_full")
+    assert [lost[cause] for cause in causes] == [0] * 4
 
 
 @pytest.mark.lane

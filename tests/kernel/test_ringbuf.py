@@ -11,6 +11,8 @@ import mmap
 import os
 import platform
 import select
+import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -18,14 +20,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from harness import READY_LIMIT_S, wait_until
+from tcp_watch import Watch, abort, listener
 
 from kernob.config import Settings
 from kernob.kernel import compiler, ringbuf
 from kernob.kernel.attach import Loader, RawTracepoint
 from kernob.kernel.maps import BpfMap
 from kernob.kernel.ringbuf import RingBuffer, RingReader
-from kernob.model import ProbeState
+from kernob.model import Fate, ProbeState
 from kernob.pipeline import Pipeline
+from kernob.probes.traffic import Loss
 
 _GETPPID = {"x86_64": 110, "aarch64": 173}[platform.machine()]
 
@@ -228,6 +233,27 @@ def test_an_empty_ring_is_waited_on_without_work(source: Source) -> None:
     source.call(1)
     assert len(poller.poll(5)) == 1
     poller.close()
+
+
+@pytest.mark.lane
+def test_events_of_processes_take_no_room_from_those_of_connections(watch: Watch) -> None:
+    """Processes fail until the ring of their events, which nobody reads here, is full: a loss by itself."""
+    storm = subprocess.Popen(["/bin/sh", "-c", "while :; do (exit 1); done"])
+    try:
+        wait_until(lambda: watch.losses()[Loss.LIFE_EVENTS_FULL] > 0, "the ring to be full")
+    finally:
+        storm.kill()
+        storm.wait()
+    door = listener()
+    door.settimeout(READY_LIMIT_S)
+    with socket.create_connection(door.getsockname()) as client:
+        abort(door.accept()[0])
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
+    door.close()
+    watch.settle({os.getpid()})
+    assert [event["kind"] for event in watch.events_of(os.getpid())] == [Fate.RESET] * 2
+    assert watch.lost() == {}
 
 
 def test_this_kernel_has_ring_buffers() -> None:
