@@ -97,8 +97,8 @@ def agents(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def all_programs(agents: Path) -> Iterator[Watch]:
     """All programs attached, with the usual settings: attaching costs an emulated processor half a minute.
 
-    What nobody reads of it (flows, processes, names, calls) fills up in the course of time, and counts as
-    lost; `Watch.lost` does not.
+    What nobody reads of it (flows, processes, names, calls, lives and their events) fills up in the course of
+    time, and counts as lost; `Watch.lost` does not.
     """
     before = snmp()["RetransSegs"]
     with watching(agents / "cache") as found:

@@ -10,9 +10,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 
-import numpy as np
 import pytest
-from tenacity import wait_none
 from tenacity.wait import wait_fixed
 
 from kernob.export import worker
@@ -20,8 +18,7 @@ from kernob.export.encode import MAX_POINTS
 from kernob.export.transport import Result, Verdict
 from kernob.export.worker import Exporter, Pacing
 from kernob.state.points import MetricBatch
-from kernob.state.series import SeriesStore
-from tests.unit.receivers import WAIT_S, GrpcReceiver, HttpAnswer, HttpReceiver, points_in
+from tests.unit.receivers import WAIT_S
 from tests.unit.scripted import (
     ACCEPTED,
     BAD,
@@ -29,7 +26,6 @@ from tests.unit.scripted import (
     OPTIONS,
     OWN,
     SECOND_NS,
-    SPEC,
     START_NS,
     THROTTLED,
     UNAUTHORIZED,
@@ -383,35 +379,3 @@ def test_close_without_any_batch_is_nothing() -> None:
     """An exporter that never got a batch has no thread and closes at once."""
     bench = Bench()
     assert bench.exporter.close(0.0)
-
-
-@pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
-def test_totals_survive_an_outage_end_to_end(protocol: str) -> None:
-    """Over a real connection: 503 and a restart of the series' values in between lose no byte."""
-    store = SeriesStore()
-    block = store.block(SPEC)
-    slots = np.array([block.admit((("process.pid", pid),), START_NS) for pid in range(12_000)])
-    with GrpcReceiver() if protocol == "grpc" else HttpReceiver() as receiver:
-        exporter: Exporter[MetricBatch] = Exporter(
-            receiver.options(compression="gzip"), (("service.name", "kernob"),), pacing=Pacing(wait_none())
-        )
-        if isinstance(receiver, HttpReceiver):
-            receiver.answers.extend([HttpAnswer(503), HttpAnswer(429)])
-        block.set(slots, np.arange(12_000))
-        exporter.submit(store.batch(START_NS + SECOND_NS))
-        receiver.inbox.wait_for(10)
-        block.end(slots)
-        assert exporter.close(WAIT_S)
-        (batch,) = exporter.acknowledged()
-        store.acknowledge(batch)
-    last = {
-        point.attributes[0].value.int_value: point.as_int
-        for received in receiver.inbox.requests
-        for _, point in points_in(received.message)
-    }
-    assert last == {pid: pid for pid in range(12_000)}
-    assert len(block) == 0
-    assert all(
-        received.message.ByteSize() < 4 * 1024 * 1024 and len(points_in(received.message)) <= MAX_POINTS
-        for received in receiver.inbox.requests
-    )

@@ -11,7 +11,6 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
-import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -193,9 +192,7 @@ def test_a_damaged_file_is_moved_aside(
     assert again.problem == ""
 
 
-def test_only_the_last_damaged_files_are_kept(
-    tmp_path: Path, opened: Callable[..., Store], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_the_last_damaged_files_are_kept(tmp_path: Path, opened: Callable[..., Store]) -> None:
     """A disk that breaks files again and again is not filled with them."""
     for second in range(5):
         (tmp_path / f"{FILE_NAME}.damaged-2026010{second}T000000Z").write_text("x")
@@ -254,28 +251,6 @@ def test_another_programs_database_is_left_alone(tmp_path: Path, opened: Callabl
     store = opened()
     until(lambda: "another program's" in store.problem)
     assert (tmp_path / FILE_NAME).read_bytes() == before
-
-
-def test_an_older_schema_is_taken_to_the_newest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Migrations run once each, in order; one that fails changes nothing."""
-    with sqlite3.connect(tmp_path / "x.db", isolation_level=None) as connection:
-        migrate(connection)
-        connection.execute(
-            "INSERT INTO events SELECT 1, 2, 'k', 'info', 's', 'b', 'e', 1, 1, 'r', 'a', 1, 'p', 1, 1, "
-            "'', '', '', 0, 1, 0, 0, -1, -1, 0, 0, '[]'"
-        )
-        later = (*MIGRATIONS, "CREATE TABLE nodes (id TEXT PRIMARY KEY); ALTER TABLE events ADD x TEXT")
-        broken = (*later, "CREATE TABLE half (x); CREATE TABLE half (x)")
-        with pytest.raises(sqlite3.Error):
-            migrate(connection, broken)
-        connection.rollback()
-        version = connection.execute("PRAGMA user_version").fetchone()
-        tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        assert version == (len(later),)
-        assert tables == {"events", "map_nodes", "map_edges", "map_destinations", "scores", "nodes"}
-        migrate(connection, later)
-        assert connection.execute("SELECT count(*), count(x) FROM events").fetchone() == (1, 0)
-    connection.close()
 
 
 def test_what_is_staged_is_written_with_the_events(tmp_path: Path, opened: Callable[..., Store]) -> None:
@@ -398,9 +373,7 @@ def test_a_locked_file_holds_nobody_up(tmp_path: Path, opened: Callable[..., Sto
     until(lambda: not store.pending())
     other = sqlite3.connect(tmp_path / FILE_NAME, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    begun = threading.Event()
     write(store, 2)
-    begun.set()
     assert [number for number, _ in store.pending()] == [2]
     assert numbers(tmp_path) == [1]
     other.execute("ROLLBACK")

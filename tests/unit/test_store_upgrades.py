@@ -23,7 +23,7 @@ from kernob.state.history import read
 from kernob.state.map_history import read_map
 from kernob.state.series import SeriesStore
 from kernob.state.service_map import MapState
-from kernob.state.store import FILE_NAME, MIGRATIONS, Store
+from kernob.state.store import FILE_NAME, MIGRATIONS, Store, migrate
 
 STORES = Path(__file__).with_name("stores")
 VERSIONS = sorted(int(path.stem.rpartition("-")[2]) for path in STORES.glob("version-*.sql"))
@@ -142,3 +142,25 @@ def test_history_and_baseline_go_on(tmp_path: Path, version: int) -> None:
     ]
     assert [event for link in known for event in baseline.see(link, NOW, NOW + 10**15)] == []
     assert len(baseline.see(to("app", Dial(1, "192.0.2.77", 443)), NOW, NOW + 10**15)) == 1
+
+
+def test_an_older_schema_is_taken_to_the_newest(tmp_path: Path) -> None:
+    """Migrations run once each, in order; one that fails changes nothing."""
+    with sqlite3.connect(tmp_path / "x.db", isolation_level=None) as connection:
+        migrate(connection)
+        connection.execute(
+            "INSERT INTO events SELECT 1, 2, 'k', 'info', 's', 'b', 'e', 1, 1, 'r', 'a', 1, 'p', 1, 1, "
+            "'', '', '', 0, 1, 0, 0, -1, -1, 0, 0, '[]'"
+        )
+        later = (*MIGRATIONS, "CREATE TABLE nodes (id TEXT PRIMARY KEY); ALTER TABLE events ADD x TEXT")
+        broken = (*later, "CREATE TABLE half (x); CREATE TABLE half (x)")
+        with pytest.raises(sqlite3.Error):
+            migrate(connection, broken)
+        connection.rollback()
+        version = connection.execute("PRAGMA user_version").fetchone()
+        tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        assert version == (len(later),)
+        assert tables == {"events", "map_nodes", "map_edges", "map_destinations", "scores", "nodes"}
+        migrate(connection, later)
+        assert connection.execute("SELECT count(*), count(x) FROM events").fetchone() == (1, 0)
+    connection.close()
