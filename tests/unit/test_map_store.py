@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sqlite3
 import subprocess
 import sys
@@ -27,7 +26,7 @@ from kernob.state.store import FILE_NAME, MIGRATIONS, Store
 
 ROOT = Path(__file__).resolve().parents[2]
 NOW = 1_800_000_000 * 10**9
-KILLS = int(os.environ.get("KERNOB_TEST_KILLS", "20"))
+KILLS = 200
 
 _LIVES = """
     import os, random, signal, sqlite3, sys, time
@@ -102,7 +101,7 @@ def totals(directory: Path) -> set[int]:
 
 
 def test_kills_lose_nothing_that_was_written(tmp_path: Path) -> None:
-    """SIGKILL amid a write: each edge has the same tick's total, none falls (KERNOB_TEST_KILLS)."""
+    """SIGKILL amid a write: each edge has the same tick's total, none falls."""
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(_LIVES), str(tmp_path), str(KILLS)],
         cwd=ROOT,
